@@ -1,0 +1,28 @@
+"""The one exception of a user's mistake, and how a stage's command line shows it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the message holds the value, the rule and the remedy."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Returns ". Did you mean 'x'?" with the known word most like ``word``, or "." if none is."""
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f". Did you mean {close[0]!r}?" if close else "."
+
+
+def command_line(main: Callable[[], None]) -> NoReturn:
+    """Runs a stage and exits: 0 when it is done, 1 with one message on a ``UserError``."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
