@@ -1,0 +1,146 @@
+"""VGG-19 without its fully connected layers: the features it computes, and its rescaling.
+
+The network is a chain of convolution and ReLU, with a pooling between blocks. Nothing here reads a
+file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.errors import UserError
+from pipeline.layers import LAYERS, Layer, check_layers
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Features(nn.Module):
+    """The feature extractor: an image in, activations by layer out, no parameter of its own.
+
+    The weights are non-persistent buffers: they follow the module to its device, stay out of
+    ``parameters()`` and out of every checkpoint.
+
+    Args:
+        weights: ``conv1_1.weight`` (out, in, 3, 3) and ``conv1_1.bias`` (out,) … float32, and
+            ``mean`` and ``std`` (3,): what to subtract from and divide RGB in [0, 1] by.
+        pooling: ``avg`` (the paper's) or ``max`` (the original network's).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], pooling: str) -> None:
+        super().__init__()
+        self.pool = getattr(functional, f"{pooling}_pool2d")
+        for name, tensor in weights.items():
+            self.register_buffer(name.replace(".", "_"), tensor, persistent=False)
+
+    def forward(self, image: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """Returns the activations of ``layers``, computed no deeper than the deepest of them.
+
+        Args:
+            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+            layers: names from ``LAYERS``, in any order.
+
+        Returns:
+            {layer: (1, N, H', W') float32, ≥ 0}, with H' = ⌊H / 2^(block − 1)⌋.
+
+        Raises:
+            UserError: unknown layer, or an image smaller than one position of the deepest layer.
+        """
+        wanted = set(layers)
+        check_layers(wanted)
+        if not wanted:
+            return {}
+        deepest = max((LAYERS[name] for name in wanted), key=lambda layer: layer.number)
+        _check_size(image, deepest)
+        found: dict[str, Tensor] = {}
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        x = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+        for name, activations in self._chain(x):
+            if name in wanted:
+                found[name] = activations
+            if name == deepest.name:
+                break
+        return found
+
+    def _chain(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        block = 1
+        for layer in LAYERS.values():
+            if layer.block != block:
+                x, block = self.pool(x, 2), layer.block
+            weight = self.get_buffer(f"{layer.name}_weight")
+            bias = self.get_buffer(f"{layer.name}_bias")
+            x = functional.relu(functional.conv2d(x, weight, bias, padding=1))
+            yield layer.name, x
+
+
+def _check_size(image: Tensor, deepest: Layer) -> None:
+    least = 2 ** (deepest.block - 1)
+    height, width = image.shape[-2:]
+    if min(height, width) < least:
+        raise UserError(
+            f"image is {height}x{width} pixels; {deepest.name} needs at least {least}x{least}. "
+            "Use a larger picture or size, or shallower layers"
+        )
+
+
+def rescaling_means(
+    features: Features, images: Iterable[Tensor], dead_below: float = 0.1
+) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Returns what to divide each filter by, and which filters are dead.
+
+    The divisor of a filter is its mean activation over images and positions (Gatys et al. 2016,
+    §2). **Differs:** a filter whose mean is below ``dead_below`` times its layer's median mean is
+    called dead. Divided by a mean near 0 it would rule the loss on the few positions where it
+    fires; it gets its layer's median instead, and so stays as weak as the network made it.
+
+    Args:
+        features: the network before rescaling, with the pooling of the runs to come.
+        images: (1, 3, H, W) float32 pictures, RGB in [0, 1]; at least one.
+        dead_below: fraction of the layer's median mean.
+
+    Returns:
+        {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
+    """
+    sums = {name: torch.zeros(layer.channels_out) for name, layer in LAYERS.items()}
+    positions = dict.fromkeys(LAYERS, 0)
+    with torch.no_grad():
+        for image in images:
+            for name, activations in features(image, LAYERS).items():
+                sums[name] += activations.sum(dim=(0, 2, 3)).cpu()
+                positions[name] += activations[0, 0].numel()
+    means: dict[str, Tensor] = {}
+    dead: dict[str, list[int]] = {}
+    for name in LAYERS:
+        mean = sums[name] / positions[name]
+        median = mean.median().clamp_min(torch.finfo(torch.float32).tiny)
+        is_dead = mean < dead_below * median
+        means[name] = torch.where(is_dead, median, mean)
+        if is_dead.any():
+            dead[name] = is_dead.nonzero().flatten().tolist()
+    return means, dead
+
+
+def rescale(weights: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of the network whose filters have mean activation 1 (§2 of the paper).
+
+    Weight and bias of filter i are divided by its mean a_i, and the next layer's input channel i
+    is multiplied by a_i. ReLU and both poolings are positively homogeneous, so every layer's
+    activations are the old ones divided by a, and what the network computes is unchanged.
+
+    Args:
+        weights: as ``Features`` takes them; not modified.
+        means: {layer: (N,) float32, > 0}, from ``rescaling_means``.
+    """
+    scaled = dict(weights)
+    before = torch.ones(3)
+    for name in LAYERS:
+        mean = means[name]
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        scaled[f"{name}.weight"] = weight * before.view(1, -1, 1, 1) / mean.view(-1, 1, 1, 1)
+        scaled[f"{name}.bias"] = bias / mean
+        before = mean
+    return scaled

@@ -1,0 +1,145 @@
+"""Files of VGG-19 weights, in any of the published layouts, as the tensors ``Features`` takes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.files import replacing
+from pipeline.layers import LAYERS, Layer
+from pipeline.vgg import IMAGENET_MEAN, IMAGENET_STD
+
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+"""What the original network subtracts from blue, green and red on the 0–255 scale."""
+
+GIVE_A_PATH = (
+    "Give the path of a file you have: `make repro WEIGHTS=/path/to/vgg19.pth` (.pth or "
+    ".safetensors), or write the path at backbone.weights in params.yaml"
+)
+
+
+def imagenet_weights() -> Path:
+    """Returns the file of torchvision's ``VGG19_Weights.IMAGENET1K_V1``, downloaded if it must be.
+
+    The cache is torch's: ``$TORCH_HOME/hub/checkpoints``, by default ``~/.cache/torch/…``.
+
+    Raises:
+        UserError: it is not in the cache and cannot be downloaded.
+    """
+    from torchvision.models import VGG19_Weights
+
+    url = VGG19_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"VGG-19's weights (550 MB) are not at {path} and {url} could not be downloaded "
+            f"({error}). {GIVE_A_PATH}"
+        ) from error
+    return path
+
+
+def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
+    """Returns the weights in a published file of VGG-19, under the paper's names.
+
+    Args:
+        path: ``.pth`` (read with ``weights_only=True``) or ``.safetensors``. The keys may be
+            torchvision's ``features.0.weight`` or the authors' ``conv1_1.weight``; keys of the
+            fully connected layers are ignored.
+        convention: what the network was trained on. ``torchvision``: RGB in [0, 1], less the
+            ImageNet mean, over its standard deviation. ``caffe``: BGR, 0–255, mean subtracted.
+
+    Returns:
+        What ``Features`` takes: float32, input channels in RGB order, and ``mean`` and ``std`` of
+        that order, such that RGB in [0, 1] goes in.
+
+    Raises:
+        UserError: no such file, unreadable, or not VGG-19's sixteen convolutions.
+    """
+    found = _read(path)
+    weights: dict[str, Tensor] = {}
+    for layer in LAYERS.values():
+        weights[f"{layer.name}.weight"], weights[f"{layer.name}.bias"] = _convolution(
+            found, layer, path
+        )
+    if convention == "caffe":
+        weights["conv1_1.weight"] = weights["conv1_1.weight"].flip(1).contiguous()
+        weights["mean"] = torch.tensor(CAFFE_MEAN_BGR[::-1]) / 255
+        weights["std"] = torch.full((3,), 1 / 255)
+    else:
+        weights["mean"], weights["std"] = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return weights
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"there is no file of weights at {path}. {GIVE_A_PATH}")
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as weights: {reason}. A state_dict saved as .pth or "
+            ".safetensors is needed"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path} holds a {type(found).__name__}. A state_dict is needed")
+    return found
+
+
+def _convolution(found: Mapping[str, Tensor], layer: Layer, path: Path) -> tuple[Tensor, Tensor]:
+    shapes = {
+        "weight": (layer.channels_out, layer.channels_in, 3, 3),
+        "bias": (layer.channels_out,),
+    }
+    tensors = []
+    for kind, shape in shapes.items():
+        keys = f"features.{layer.number}.{kind}", f"{layer.name}.{kind}"
+        tensor = next((found[key] for key in keys if key in found), None)
+        if not isinstance(tensor, Tensor):
+            raise UserError(
+                f"{path} has neither {keys[0]} nor {keys[1]}: it is not VGG-19 in torchvision's or "
+                f"the authors' layout. Its first keys are {', '.join(map(str, list(found)[:4]))}"
+            )
+        if tuple(tensor.shape) != shape:
+            raise UserError(
+                f"{path}: {kind} of {layer.name} is {tuple(tensor.shape)}; VGG-19 has {shape}"
+            )
+        tensor = tensor.detach().float()
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {kind} of {layer.name} holds NaN or infinity. Get it anew")
+        tensors.append(tensor)
+    return tensors[0], tensors[1]
+
+
+def save_backbone(path: Path, weights: Mapping[str, Tensor], pooling: str) -> None:
+    """Writes a prepared network, with its pooling, as safetensors; atomically."""
+    with replacing(path) as temporary:
+        contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(contiguous, temporary, metadata={"pooling": pooling})
+
+
+def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Returns the weights and the pooling that ``save_backbone`` wrote.
+
+    Raises:
+        UserError: no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run the stage backbone first (`dvc repro`)")
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118

@@ -1,0 +1,130 @@
+"""What the tests share: a small VGG-19 with random weights, a workspace, a quiet W&B."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.layers import LAYERS
+from pipeline.vgg import IMAGENET_MEAN, IMAGENET_STD
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keeps a developer's own W&B account and DVC environment out of the tests."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "DVC_ROOT", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def random_weights(seed: int = 0) -> dict[str, Tensor]:
+    """Returns VGG-19 with He-initialised weights, as ``Features`` takes it."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"mean": torch.tensor(IMAGENET_MEAN), "std": torch.tensor(IMAGENET_STD)}
+    for layer in LAYERS.values():
+        shape = (layer.channels_out, layer.channels_in, 3, 3)
+        deviation = (2 / (9 * layer.channels_in)) ** 0.5
+        weights[f"{layer.name}.weight"] = torch.randn(shape, generator=generator) * deviation
+        weights[f"{layer.name}.bias"] = torch.randn(layer.channels_out, generator=generator) * 0.01
+    return weights
+
+
+def torchvision_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the convolutions under torchvision's keys."""
+    return {
+        f"features.{layer.number}.{kind}": weights[f"{layer.name}.{kind}"]
+        for layer in LAYERS.values()
+        for kind in ("weight", "bias")
+    }
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[str, Tensor]:
+    return random_weights()
+
+
+@pytest.fixture(scope="session")
+def weights_file(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vgg19.safetensors"
+    save_file(torchvision_keys(weights), path)
+    return path
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    """Two unlike (1, 3, 24, 40) images in [0, 1]: a gradient and stripes, both with some noise."""
+    generator = torch.Generator().manual_seed(3)
+    height = torch.linspace(0, 1, 24).view(1, 1, 24, 1).expand(1, 3, 24, 40)
+    stripes = (torch.arange(40) % 6 < 3).float().view(1, 1, 1, 40).expand(1, 3, 24, 40)
+    noise = torch.rand((1, 3, 24, 40), generator=generator)
+    return 0.8 * height + 0.2 * noise, 0.8 * stripes + 0.2 * noise.flip(3)
+
+
+def tiny_params(weights_file: Path) -> dict[str, object]:
+    """Returns the parameters of two experiments that take a second each."""
+    params: dict[str, object] = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
+    params["backbone"] = {
+        "weights": str(weights_file),
+        "calibration": ["package:skimage/data/coffee.png"],
+        "calibration_size": 64,
+    }
+    params["defaults"] |= {  # type: ignore[operator]
+        "content_layers": ["conv2_2"],
+        "style_layers": ["conv1_1", "conv2_1"],
+        "size": 32,
+        "evaluations": 6,
+        "intermediates": [1, 4],
+        "threads": 1,
+        "device": "cpu",
+    }
+    params["experiments"] = {
+        "first": {"content": "chelsea", "style": "gravel", "content_weight": 1.0},
+        "second": {"content": "coffee", "style": "gravel", "init": "content"},
+    }
+    params["tracking"] = {"mode": "offline"}
+    return params
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_file: Path) -> Path:
+    """A folder to run the stages in, with the parameters of ``tiny_params``."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, tiny_params(weights_file))
+    return tmp_path
+
+
+def write_params(folder: Path, params: dict[str, object]) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
+def copy_of_repository(target: Path) -> None:
+    """Copies what makes the pipeline run: no data, no environment, no history."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("pipeline", "data/own"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / name, target / name, ignore=ignored)
+    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
+        shutil.copyfile(REPOSITORY / name, target / name)
+
+
+def save_picture(path: Path, size: tuple[int, int] = (48, 32), mode: str = "RGB") -> Path:
+    """Writes a picture of (width, height) with something to see in it."""
+    Image.linear_gradient("L").resize(size).convert(mode).save(path)
+    return path
