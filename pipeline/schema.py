@@ -1,0 +1,168 @@
+"""The sections of params.yaml as models: what each key may be. What it means stands in the file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from pipeline.errors import UserError
+from pipeline.layers import LAYERS, check_layers
+from pipeline.losses import CONVENTIONS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _equal_weights(layers: Any) -> Any:
+    """A list of layers means equal weights that add up to 1: the paper's w_l = 1/5."""
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        return layers
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer stands twice. Give it a larger weight: {conv4_2: 2.0}")
+    return {name: 1 / len(layers) for name in layers}
+
+
+def _known_layers(layers: dict[str, float]) -> dict[str, float]:
+    try:
+        check_layers(layers)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return {name: layers[name] for name in LAYERS if name in layers}
+
+
+def _known_convention(name: str) -> str:
+    if name not in CONVENTIONS:
+        raise ValueError(f"{name!r} is none of {', '.join(CONVENTIONS)}")
+    return name
+
+
+def _known_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name: up to 64 letters, digits, '-' and '_', a letter or digit first"
+        )
+    return name
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LayerWeights = Annotated[
+    dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
+]
+Name = Annotated[str, AfterValidator(_known_name)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: unknown keys are mistakes, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CataloguedImage(Section):
+    """A picture of the catalogue: where it comes from, and whom to thank."""
+
+    source: Annotated[str, Field(min_length=1)]
+    hash: Annotated[
+        str | None, Field(pattern=r"^(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32})$")
+    ] = None
+    credit: str = "unknown"
+    licence: str = "unknown"
+
+
+class Backbone(Section):
+    """How the network is prepared."""
+
+    weights: Annotated[str, Field(min_length=1)] = "imagenet"
+    convention: Literal["torchvision", "caffe"] = "torchvision"
+    pooling: Literal["avg", "max"] = "avg"
+    rescale: bool = True
+    calibration: Annotated[list[str], Field(min_length=1)]
+    calibration_size: Annotated[int, Field(ge=64, le=4096)] = 512
+    dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _imagenet_is_torchvisions(self) -> Self:
+        if self.weights == "imagenet" and self.convention != "torchvision":
+            raise ValueError("convention caffe is for a file; imagenet has torchvision's")
+        return self
+
+
+class Lbfgs(Section):
+    """Arguments of ``torch.optim.LBFGS``, under torch's names."""
+
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    history_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    tolerance_grad: Weight = 0.0
+    tolerance_change: Weight = 0.0
+    line_search_fn: Literal["strong_wolfe"] | None = None
+    max_eval: Annotated[int, Field(ge=1, le=1000)] = 25
+
+
+class Settings(Section):
+    """What an experiment may leave to ``defaults``."""
+
+    content_layers: LayerWeights = {"conv4_2": 1.0}
+    style_layers: LayerWeights
+    content_weight: Weight
+    style_weight: Weight
+    variation_weight: Weight = 0.0
+    convention: Annotated[str, AfterValidator(_known_convention)] = "mean"
+    init: Literal["noise", "content", "style"] = "noise"
+    noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    size: Annotated[int, Field(ge=16, le=16384)] | None
+    size_edge: Literal["long", "short"] = "long"
+    style_resize: Literal["content", "own"] = "content"
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    antialias: bool = True
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
+    first_step: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    lbfgs: Lbfgs = Lbfgs()
+    intermediates: list[Annotated[int, Field(ge=1)]] = []
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    deterministic: bool = True
+
+
+class Experiment(Settings):
+    """One cell: every setting, complete."""
+
+    content: str
+    style: str
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        content = self.content_weight * sum(self.content_layers.values())
+        style = self.style_weight * sum(self.style_layers.values())
+        if not content + style + self.variation_weight:
+            raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
+        return self
+
+
+class Tracking(Section):
+    """Weights & Biases. No stage depends on it: changing it re-runs nothing."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "style-transfer"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+    init_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+    finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+
+
+class Params(Section):
+    """The whole file."""
+
+    images: dict[Name, CataloguedImage]
+    backbone: Backbone
+    defaults: Settings
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    tracking: Tracking = Tracking()

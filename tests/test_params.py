@@ -1,0 +1,260 @@
+"""params.yaml: what is shipped is valid, and every mistake is a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from pipeline.params import read_params, write_weights
+from pipeline.schema import Params
+
+SHIPPED = REPOSITORY / "params.yaml"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Params]:
+    """Returns a function that reads the shipped parameters after a change to them."""
+
+    def read(change: Callable[[dict[str, Any]], object]) -> Params:
+        params = yaml.safe_load(SHIPPED.read_text("utf-8"))
+        change(params)
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(params), encoding="utf-8")
+        return read_params(path)
+
+    return read
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "benchmarks/authors-notebook.yaml"])
+def test_shipped_parameters_are_valid(file: str) -> None:
+    assert read_params(REPOSITORY / file).experiments
+
+
+def test_experiment_gets_what_it_does_not_say_from_defaults(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["defaults"] |= {"size": 123, "lbfgs": {"lr": 0.5, "history_size": 7}}
+        params["experiments"] = {
+            "a": {"content": "coffee", "style": "ihc", "lbfgs": {"history_size": 9}, "seed": 4}
+        }
+
+    experiment = changed(change).experiments["a"]
+    assert (experiment.size, experiment.seed) == (123, 4)
+    assert (experiment.lbfgs.lr, experiment.lbfgs.history_size) == (0.5, 9)
+
+
+def test_listed_layers_share_a_weight_of_one_in_the_networks_order(changed: Any) -> None:
+    params = changed(lambda p: p["defaults"].update(style_layers=["conv4_1", "conv1_1"]))
+    assert params.defaults.style_layers == {"conv1_1": 0.5, "conv4_1": 0.5}
+    assert list(params.defaults.style_layers) == ["conv1_1", "conv4_1"]
+
+
+def test_scientific_notation_is_a_number_as_dvc_reads_it(changed: Any) -> None:
+    params = changed(lambda p: p["experiments"]["cat-in-gravel"].update(content_weight="1e-3"))
+    assert params.experiments["cat-in-gravel"].content_weight == 1e-3
+
+
+CAT = "experiments.cat-in-gravel"
+MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
+    (
+        "unknown key of an experiment",
+        lambda p: p["experiments"]["cat-in-gravel"].update(contnet_weight=1),
+        f"{CAT}.contnet_weight: unknown key. Did you mean 'content_weight'?",
+    ),
+    (
+        "unknown key of defaults",
+        lambda p: p["defaults"].update(evaluation=3),
+        "defaults.evaluation: unknown key. Did you mean 'evaluations'?",
+    ),
+    (
+        "unknown key of a section inside",
+        lambda p: p["defaults"]["lbfgs"].update(history=3),
+        "defaults.lbfgs.history: unknown key. Did you mean 'history_size'?",
+    ),
+    (
+        "unknown section",
+        lambda p: p.update(experiment={}),
+        "experiment: unknown key. Did you mean 'experiments'?",
+    ),
+    (
+        "unknown key of the backbone",
+        lambda p: p["backbone"].update(poling="avg"),
+        "backbone.poling: unknown key. Did you mean 'pooling'?",
+    ),
+    (
+        "unknown image",
+        lambda p: p["experiments"]["cat-in-gravel"].update(style="gravle"),
+        f"{CAT}.style: no image 'gravle' in the catalogue. Did you mean 'gravel'?",
+    ),
+    (
+        "unknown layer",
+        lambda p: p["defaults"].update(content_layers=["conv4_9"]),
+        "defaults.content_layers: ['conv4_9']: unknown layer 'conv4_9'",
+    ),
+    (
+        "negative weight",
+        lambda p: p["defaults"].update(style_weight=-1),
+        "defaults.style_weight: -1: Input should be greater than or equal to 0",
+    ),
+    ("negative size", lambda p: p["defaults"].update(size=-5), "defaults.size: -5: Input should"),
+    (
+        "wrong type",
+        lambda p: p["defaults"].update(seed="x"),
+        "defaults.seed: 'x': Input should",
+    ),
+    (
+        "unknown choice",
+        lambda p: p["backbone"].update(pooling="mean"),
+        "backbone.pooling: 'mean': Input should be 'avg' or 'max'",
+    ),
+    (
+        "unknown convention",
+        lambda p: p["defaults"].update(convention="sum"),
+        "defaults.convention: 'sum': 'sum' is none of mean, paper",
+    ),
+    (
+        "missing key",
+        lambda p: p["experiments"]["cat-in-gravel"].pop("content"),
+        f"{CAT}.content: is missing. Add it",
+    ),
+    ("missing section", lambda p: p.pop("images"), "images: is missing. Add it"),
+    (
+        "bad hash",
+        lambda p: p["images"]["coffee"].update(hash="sha256:12"),
+        "images.coffee.hash: 'sha256:12': String should match",
+    ),
+    (
+        "name that is a path",
+        lambda p: p["experiments"].update({"../up": {"content": "coffee", "style": "ihc"}}),
+        "'../up' is no name",
+    ),
+    (
+        "nothing to do",
+        lambda p: p["experiments"]["cat-in-gravel"].update(content_weight=0, style_weight=0),
+        f"{CAT}: nothing to optimise",
+    ),
+    (
+        "layer twice",
+        lambda p: p["defaults"].update(content_layers=["conv4_2", "conv4_2"]),
+        "a layer stands twice",
+    ),
+    (
+        "list of mappings",
+        lambda p: p["defaults"].update(content_layers=[{"conv4_2": 1}]),
+        "defaults.content_layers: [{'conv4_2': 1}]: Input should be a valid dictionary",
+    ),
+    (
+        "caffe without a file",
+        lambda p: p["backbone"].update(convention="caffe"),
+        "backbone: convention caffe is for a file",
+    ),
+    ("no experiments", lambda p: p.update(experiments={}), "experiments: Dictionary should have"),
+    (
+        "infinite weight",
+        lambda p: p["defaults"].update(content_weight=float("inf")),
+        "defaults.content_weight: inf: Input should be a finite number",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES]
+)
+def test_mistake_is_named(change: Any, message: str, changed: Any) -> None:
+    with pytest.raises(UserError) as raised:
+        changed(change)
+    assert message in str(raised.value)
+
+
+def test_mistake_in_defaults_is_said_once(changed: Any) -> None:
+    with pytest.raises(UserError, match="has 1 mistake") as raised:
+        changed(lambda p: p["defaults"].update(size=3))
+    assert str(raised.value).count("size") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "the key 'a' stands twice in the mapping at line 1"),
+        ("a: [1,\n", "is not YAML"),
+        ("a:\n\tb: 1\n", "is not YAML"),
+        ("- 1\n", "holds no mapping"),
+        ("", "holds no mapping"),
+        ("a: !!python/object:os.system {}\n", "is not YAML"),
+    ],
+)
+def test_file_that_is_no_mapping_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_params(tmp_path / "params.yaml")
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+without_deadline = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@without_deadline
+@given(data=st.data())
+def test_any_change_is_read_or_named(data: st.DataObject, changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        section = data.draw(st.sampled_from(list(params)))
+        if data.draw(st.booleans()):
+            params[section] = data.draw(values)
+        else:
+            key = data.draw(st.sampled_from(list(params[section])))
+            params[section][key] = data.draw(values)
+
+    with contextlib.suppress(UserError):
+        assert changed(change).experiments is not None
+
+
+def test_given_weights_change_their_line_and_no_other(tmp_path: Path) -> None:
+    weights = tmp_path / 'it\'s a "network".pth'
+    weights.touch()
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text("utf-8"), encoding="utf-8")
+    write_weights(weights, path)
+    assert read_params(path).backbone.weights == str(weights)
+    before, after = (file.read_text("utf-8").split("\n") for file in (SHIPPED, path))
+    changed = [line for line, other in zip(before, after, strict=True) if line != other]
+    assert changed == ["  weights: imagenet"]
+
+
+def test_weights_that_are_not_there_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SHIPPED.read_text("utf-8"), encoding="utf-8")
+    with pytest.raises(UserError, match="there is no file of weights"):
+        write_weights(tmp_path / "nothing.pth", path)
+    assert path.read_text("utf-8") == SHIPPED.read_text("utf-8")
+
+
+def test_weights_replace_a_value_that_dvc_broke_into_two_lines(tmp_path: Path) -> None:
+    weights = tmp_path / "vgg19.pth"
+    weights.touch()
+    path = tmp_path / "params.yaml"
+    broken = SHIPPED.read_text("utf-8").replace("weights: imagenet", "weights: \n    /a/long/path")
+    path.write_text(broken, encoding="utf-8")
+    write_weights(weights, path)
+    assert read_params(path).backbone.weights == str(weights)
