@@ -1,0 +1,221 @@
+"""Weights & Biases: offline runs read back, a fake server on loopback, and servers that fail."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import wandb
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.schema import Tracking
+from pipeline.tracking import logged_picture, tracked_run
+
+KEY = "k" * 40
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    """W&B reads the environment once in a process: every test gets its own reading."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def inspected(folder: Path) -> list[dict[str, Any]]:
+    """Returns the records of the one offline run below a folder."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of W&B's server as one run needs; keeps what it is sent."""
+
+    protocol_version = "HTTP/1.1"
+    history: ClassVar[list[dict[str, Any]]] = []
+    uploads: ClassVar[dict[str, bytes]] = {}
+    run: ClassVar[dict[str, Any]] = {}
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.path == "/graphql":
+            self._answer(self._graphql(json.loads(body)))
+            return
+        if self.path.endswith("/file_stream"):
+            lines = json.loads(body).get("files", {}).get("wandb-history.jsonl", {})
+            self.history.extend(json.loads(line) for line in lines.get("content", []))
+        self._answer({"exitcode": None, "limits": {}})
+
+    def do_PUT(self) -> None:
+        self.uploads[self.path.removeprefix("/upload/")] = self._body()
+        self._answer({})
+
+    def do_GET(self) -> None:
+        self._answer({})
+
+    def _graphql(self, query: dict[str, Any]) -> dict[str, Any]:
+        if "upsertBucket" in query["query"]:
+            self.run.update({k: v for k, v in query["variables"].items() if v is not None})
+            project = {"id": "p", "name": "project", "entity": {"id": "e", "name": "entity"}}
+            bucket = {"id": "b", "name": query["variables"]["name"], "project": project}
+            return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        if "createRunFiles" in query["query"]:
+            root = f"http://127.0.0.1:{self.server.server_port}/upload"  # type: ignore[attr-defined]
+            names = query["variables"]["files"]
+            files = [{"name": name, "uploadUrl": f"{root}/{name}"} for name in names]
+            answer = {"runID": "b", "uploadHeaders": [], "files": files}
+            return {"data": {"createRunFiles": answer}}
+        return {"data": {"viewer": {"id": "v", "entity": "entity", "flags": "{}"}}}
+
+    def _body(self) -> bytes:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _answer(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: Any) -> None:
+        """A client that hangs up is what these tests are about."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    for kept in (Server.history, Server.uploads, Server.run):
+        kept.clear()
+    running = _QuietServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{running.server_port}")
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def log_a_run(tracking: Tracking, root: Path, during: Any = lambda: None) -> None:
+    config = {"settings": {"size": 32}}
+    with tracked_run(tracking, root=root, name="subject", job_type="stylize", config=config) as run:
+        for evaluation in range(1, 8):
+            row = {"evaluation": evaluation, "total": 1 / evaluation}
+            picture = Image.new("RGB", (8, 6), (evaluation, 0, 0))
+            extra = {"intermediate": logged_picture(picture, "seen")} if evaluation == 4 else {}
+            run.log({**row, **extra})
+        during()
+        run.summary.update({"saved_total": 0.25})
+
+
+def test_without_a_key_the_run_is_offline_and_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_a_run(Tracking(project="mine", group="g", tags=["t"]), tmp_path)
+    text = json.dumps(inspected(tmp_path))
+    assert text.count('"total"') >= 7
+    assert "wandb sync" in capsys.readouterr().out
+    (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/intermediate*.png")
+    with Image.open(picture) as image:
+        assert image.getpixel((0, 0)) == (4, 0, 0)
+
+
+def test_online_run_reaches_the_server(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    log_a_run(Tracking(project="mine", group="figure-4", tags=["noise"]), tmp_path)
+    assert [row["evaluation"] for row in Server.history] == list(range(1, 8))
+    assert [row["_step"] for row in Server.history if "intermediate" in row] == [3]
+    assert Server.run["groupName"] == "figure-4"
+    assert Server.run["jobType"] == "stylize"
+    assert Server.run["tags"] == ["noise"]
+    assert any(name.startswith("media/images/intermediate") for name in Server.uploads)
+    assert json.loads(Server.uploads["wandb-summary.json"])["saved_total"] == 0.25
+    assert b"size" in Server.uploads["config.yaml"]
+    assert not any(KEY.encode() in body for body in Server.uploads.values())
+
+
+def test_unreachable_server_falls_back_to_offline_in_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    begun = time.monotonic()
+    log_a_run(Tracking(init_timeout=2, finish_timeout=2), tmp_path)
+    assert time.monotonic() - begun < 25
+    printed = capsys.readouterr().out
+    assert "W&B does not answer" in printed
+    assert "wandb sync" in printed
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert any(folder.glob("*.wandb"))
+
+
+def test_server_that_dies_delays_the_end_by_its_timeout_only(
+    server: ThreadingHTTPServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die() -> None:
+        server.shutdown()
+        server.socket.close()
+
+    begun = time.monotonic()
+    log_a_run(Tracking(init_timeout=5, finish_timeout=3), tmp_path, during=die)
+    assert time.monotonic() - begun < 30
+    assert "wandb sync" in capsys.readouterr().out
+    assert any(tmp_path.glob("wandb/run-*/*.wandb"))
+
+
+def test_mode_is_the_params_then_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log_a_run(Tracking(mode="offline"), tmp_path / "a")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    log_a_run(Tracking(), tmp_path / "b")
+    assert any((tmp_path / "a").glob("wandb/offline-run-*"))
+    assert not any((tmp_path / "b").glob("wandb/*run-*"))
+
+
+def test_a_key_from_wandb_login_is_found(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1:{server.server_port}\n  login user\n  password {KEY}\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    log_a_run(Tracking(), tmp_path)
+    assert len(Server.history) == 7
+
+
+def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("of the experiment")
+
+    with pytest.raises(ValueError, match="of the experiment"):
+        log_a_run(Tracking(), tmp_path, during=fail)
+    (ending,) = [record for record in inspected(tmp_path) if "exit" in record]
+    assert ending["exit"]["exit_code"] == 1
+
+
+def test_settings_that_wandb_refuses_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="W&B refuses what"):
+        log_a_run(Tracking(project="a/b"), tmp_path)
