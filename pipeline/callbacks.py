@@ -1,0 +1,178 @@
+"""What watches a run: its record, its intermediates, its budget, its progress bar.
+
+Everything hangs on ``on_after_backward``, which Lightning calls once for each evaluation of the
+objective, with the image that was evaluated and its gradient in place. A line search evaluates
+more than once in a step; ``on_train_batch_end`` comes once, after the image has moved.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from pipeline.errors import UserError
+from pipeline.images import to_picture
+from pipeline.module import StyleTransfer
+from pipeline.pictures import write_png
+from pipeline.tracking import logged_picture
+
+
+class Budget(pl.Callback):
+    """Ends the run at the first step that has used ``evaluations`` evaluations.
+
+    Without a line search that is the step at which ``max_steps`` ends the run anyway. A line search
+    cannot be interrupted: its last step may go over by the evaluations it needs.
+    """
+
+    def __init__(self, evaluations: int) -> None:
+        self.evaluations = evaluations
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if _transfer(module).evaluations >= self.evaluations:
+            trainer.should_stop = True
+
+
+class History(pl.Callback):
+    """Writes every evaluation's losses to a CSV file, and sends them to the run's loggers.
+
+    Columns: evaluation (from 1), iteration (steps taken before it), the losses of
+    ``Objective.named`` and ``gradient_norm``, the L2 norm of ∂total/∂image for RGB in [0, 1].
+    Values stay on the device until ``every`` of them are read at once.
+
+    ``extras`` maps an evaluation to what the loggers, not the file, get beside its losses.
+
+    Args:
+        path: the file; begun anew.
+        every: how many evaluations to keep back.
+    """
+
+    def __init__(self, path: Path, every: int = 10) -> None:
+        self.path, self.every = path, every
+        self.columns: list[str] = []
+        self.extras: dict[int, dict[str, Any]] = {}
+        self.pending: list[tuple[int, int, torch.Tensor]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        names = _transfer(module).objective.names
+        self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(self.columns)
+
+    def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        transfer = _transfer(module)
+        row = torch.stack([*transfer.losses.values(), transfer.gradient.norm()])
+        self.pending.append((transfer.evaluations, trainer.global_step, row))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if len(self.pending) >= self.every:
+            self.flush(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.flush(trainer)
+
+    def flush(self, trainer: pl.Trainer) -> None:
+        """Writes and logs what is pending.
+
+        Raises:
+            UserError: a loss is NaN or infinite; the rows before it are written.
+        """
+        if not self.pending:
+            return
+        rows = [
+            dict(zip(self.columns, [evaluation, step, *values], strict=True))
+            for (evaluation, step, _), values in zip(
+                self.pending, torch.stack([row for *_, row in self.pending]).tolist(), strict=True
+            )
+        ]
+        self.pending.clear()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([_exact(value) for value in row.values()] for row in rows)
+        for row in rows:
+            extras = self.extras.pop(row["evaluation"], {})
+            for logger in trainer.loggers:
+                logger.log_metrics({**row, **extras})
+        _refuse_non_finite(rows)
+
+
+class Intermediates(pl.Callback):
+    """Saves the image as it was evaluated at chosen evaluations, as ``00050.png`` …
+
+    Args:
+        folder: gets the pictures, and loses those of an earlier run.
+        at: evaluations, from 1.
+        history: gets the pictures too, for its loggers.
+    """
+
+    def __init__(self, folder: Path, at: Collection[int], history: History) -> None:
+        self.folder, self.at, self.history = folder, frozenset(at), history
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in folder.glob("*.png"):
+            picture.unlink()
+
+    def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        transfer = _transfer(module)
+        evaluation = transfer.evaluations
+        if evaluation not in self.at:
+            return
+        picture, loss = to_picture(transfer.image), float(transfer.losses["total"])
+        text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
+        write_png(picture, self.folder / f"{evaluation:05d}.png", text)
+        caption = f"evaluation {evaluation}, total loss {loss:.4g}"
+        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            self.history.extras[evaluation] = {"intermediate": logged_picture(picture, caption)}
+
+
+class ProgressBar(pl.Callback):
+    """Shows evaluations done, evaluations/s, time left and loss; off a terminal, the last state."""
+
+    def __init__(self, name: str, evaluations: int) -> None:
+        columns = [TextColumn("{task.description}"), BarColumn(), _Speed(), TimeRemainingColumn()]
+        self.progress = Progress(*columns, TextColumn("loss {task.fields[loss]}"))
+        self.task = self.progress.add_task(name, total=evaluations, loss="–")
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        transfer = _transfer(module)
+        self.progress.update(self.task, completed=transfer.evaluations)
+        # Reading a loss makes a GPU wait: now and then is often enough for the eye.
+        if transfer.evaluations % 10 == 0:
+            self.progress.update(self.task, loss=f"{float(transfer.losses['total']):.4g}")
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self.progress.stop()
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}/{task.total:.0f}  {task.speed or 0:.2f}/s")
+
+
+def _transfer(module: pl.LightningModule) -> StyleTransfer:
+    assert isinstance(module, StyleTransfer)
+    return module
+
+
+def _exact(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.9g}"
+
+
+def _refuse_non_finite(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        for name, value in row.items():
+            if value != value or abs(value) == float("inf"):
+                raise UserError(
+                    f"{name} is {value} at evaluation {row['evaluation']}: the run diverged. Lower "
+                    "lbfgs.lr, or set lbfgs.line_search_fn to strong_wolfe"
+                )

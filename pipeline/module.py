@@ -1,0 +1,82 @@
+"""The LightningModule: one parameter, the generated image, moved by L-BFGS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from pipeline.objective import Losses, Objective
+
+MID_GREY = 0.5
+
+
+class StyleTransfer(pl.LightningModule):
+    """Finds the image that minimises an objective (Gatys et al. 2016, §2.3).
+
+    ``parameters()`` is the image alone and ``state_dict()`` holds nothing else: the network and
+    the targets are non-persistent buffers.
+
+    **Differs:** the parameter is the image less mid-grey, times ``scale``. torch's L-BFGS begins
+    with a step of length 1 in the L1 norm, whatever the gradient: over a million pixels in [0, 1]
+    that is a millionth each, which float32 all but loses, and the curvature measured there is
+    rounding noise. The scale makes this first step move a pixel by ``first_step`` on average, at
+    every size; without tolerances no later step depends on it, and no loss does. Mid-grey is
+    subtracted because float32 is finest around 0 (the authors' code subtracts ImageNet's mean).
+
+    ``evaluations`` counts the closure's calls; ``losses`` holds the latest by the names of
+    ``Objective.named``.
+
+    Args:
+        objective: the loss as a function of an image.
+        start: (1, 3, H, W) float32, RGB in [0, 1]; copied.
+        lbfgs: arguments of ``torch.optim.LBFGS`` other than the image and ``max_iter``;
+            ``max_eval`` among them.
+        first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        start: Tensor,
+        lbfgs: Mapping[str, Any],
+        first_step: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.scale = 1 / (first_step * start.numel())
+        self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
+        self.lbfgs = dict(lbfgs)
+        self.evaluations = 0
+        self.losses: dict[str, Tensor] = {}
+
+    @property
+    def image(self) -> Tensor:
+        """The (1, 3, H, W) float32 image: RGB, 0 black and 1 white, not clamped."""
+        return self.pixels / self.scale + MID_GREY
+
+    @property
+    def gradient(self) -> Tensor:
+        """∂total/∂image of the latest evaluation, (1, 3, H, W) float32."""
+        assert self.pixels.grad is not None, "nothing was evaluated yet"
+        return self.pixels.grad * self.scale
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Evaluates the objective once: the closure of L-BFGS, called again by a line search."""
+        losses: Losses = self.objective(self.image)
+        named = self.objective.named(losses)
+        self.losses = {name: loss.detach() for name, loss in named.items()}
+        self.evaluations += 1
+        return losses.total
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Returns torch's L-BFGS, one iteration a step.
+
+        ``max_iter=1`` is bit-identical to longer calls, and makes Lightning's ``global_step`` an
+        iteration. ``max_eval`` must then be given: torch's default of 5/4 ``max_iter`` would be one
+        evaluation, and end every line search at its first trial.
+        """
+        return torch.optim.LBFGS([self.pixels], max_iter=1, **self.lbfgs)

@@ -1,0 +1,57 @@
+"""What can only be seen on a CUDA GPU; needs torch, Lightning, rich and nothing else of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
+from pipeline.training import fit
+from pipeline.vgg import Features
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+
+
+def run(
+    device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
+) -> StyleTransfer:
+    features = Features(weights, "avg").to(device)
+    objective = Objective(
+        features,
+        *(image.to(device) for image in images),
+        content_layers={"conv2_2": 1.0},
+        style_layers={"conv1_1": 0.5, "conv3_1": 0.5},
+        content_weight=0.1,
+        style_weight=1.0,
+    )
+    lbfgs = {"lr": 1.0, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0}
+    module = StyleTransfer(objective, images[0], lbfgs)
+    fit(module, name=device, folder=folder, evaluations=10, intermediates=[5])
+    return module
+
+
+def test_gpu_run_stays_on_the_gpu_and_agrees_with_the_cpu(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    on_gpu = run("cuda", weights, images, tmp_path / "gpu")
+    on_cpu = run("cpu", weights, images, tmp_path / "cpu")
+    assert on_gpu.image.device.type == "cuda"
+    assert next(on_gpu.objective.buffers()).device.type == "cuda"
+    torch.testing.assert_close(
+        on_gpu.losses["total"].cpu(), on_cpu.losses["total"], rtol=0.02, atol=0
+    )
+
+
+def test_gpu_run_gives_the_same_image_twice(
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    first, second = (run("cuda", weights, images, tmp_path / name) for name in "ab")
+    assert torch.equal(first.image, second.image)
