@@ -1,0 +1,32 @@
+"""Where the stages of dvc.yaml leave things for each other, relative to the workspace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGES = Path("data/images")
+BACKBONE = Path("data/backbone")
+EXPERIMENTS = Path("data/experiments")
+REPORTS = Path("reports")
+
+WEIGHTS_FILE = BACKBONE / "vgg19.safetensors"
+BACKBONE_RECORD = BACKBONE / "backbone.json"
+
+
+def picture(experiment: str, role: str) -> Path:
+    """Returns the path of an experiment's picture; the role is ``content`` or ``style``."""
+    return IMAGES / experiment / f"{role}.png"
+
+
+def shared_root() -> Path:
+    """Returns the repository's absolute path, for what DVC does not manage: downloads and W&B.
+
+    A queued DVC experiment runs in a copy of the repository and finds the original in DVC_ROOT.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def downloads() -> Path:
+    """Returns the folder that keeps downloaded pictures, outside DVC's outputs."""
+    return shared_root() / "data" / "downloads"

@@ -1,0 +1,154 @@
+"""DVC runs what a change concerns, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import copy_of_repository, save_picture, tiny_params, write_params
+
+Change = Callable[[dict[str, Any]], object]
+
+
+class Project:
+    """A copy of the project in a repository of its own, with tiny experiments."""
+
+    def __init__(self, folder: Path, params: dict[str, Any]) -> None:
+        self.folder, self.params = folder, params
+
+    @classmethod
+    def new(cls, folder: Path, params: dict[str, Any]) -> Project:
+        project = cls(folder, params)
+        copy_of_repository(folder)
+        write_params(folder, params)
+        project._run("git", "init", "--quiet")
+        project.dvc("init", "--quiet")
+        return project
+
+    def clone(self, folder: Path) -> Project:
+        self._run("git", "clone", "--quiet", ".", str(folder))
+        return Project(folder, self.params)
+
+    def change(self, change: Change) -> None:
+        change(self.params)
+        write_params(self.folder, self.params)
+
+    def commit(self) -> None:
+        author = "-c", "user.name=tests", "-c", "user.email=tests@localhost"
+        self._run("git", "add", "--all")
+        self._run("git", *author, "commit", "--quiet", "--message", "a state to compare with")
+
+    def dvc(self, *arguments: str, check: bool = True) -> str:
+        return self._run(sys.executable, "-m", "dvc", *arguments, check=check)
+
+    def repro(self) -> set[str]:
+        """Returns the stages that ran."""
+        return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
+
+    def _run(self, *command: str, check: bool = True) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "true",
+            "WANDB_MODE": "disabled",
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Project:
+    params: Any = tiny_params(weights_file)
+    params["tracking"] = {"mode": "disabled"}
+    project = Project.new(tmp_path_factory.mktemp("project"), params)
+    ran = project.repro()
+    assert ran == {
+        "fetch@first",
+        "fetch@second",
+        "backbone",
+        "stylize@first",
+        "stylize@second",
+        "report",
+    }
+    return project
+
+
+def test_nothing_to_do_runs_nothing(project: Project) -> None:
+    assert project.repro() == set()
+
+
+def test_one_ratio_runs_one_cell_and_the_report(project: Project) -> None:
+    project.change(lambda p: p["experiments"]["first"].update(content_weight=0.5))
+    assert project.repro() == {"stylize@first", "report"}
+
+
+def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache(
+    project: Project,
+) -> None:
+    third = {"content": "chelsea", "style": "coffee"}
+    project.change(lambda p: p["experiments"].update(third=third))
+    assert project.repro() == {"fetch@third", "stylize@third", "report"}
+    project.change(lambda p: p["experiments"].pop("third"))
+    assert project.repro() == {"report"}
+
+
+def test_tracking_runs_nothing(project: Project) -> None:
+    project.change(lambda p: p["tracking"].update(project="other", tags=["a"]))
+    assert project.repro() == set()
+
+
+def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
+    own = save_picture(project.folder / "data/own/mine.png")
+    entry = {"source": "data/own/mine.png", "credit": "me", "licence": "mine"}
+    project.change(lambda p: p["images"].update(mine=entry))
+    project.change(lambda p: p["experiments"]["second"].update(style="mine"))
+    ran = project.repro()
+    assert {"fetch@second", "stylize@second", "report"} <= ran
+    assert not {"stylize@first", "backbone"} & ran
+    save_picture(own, mode="1")
+    ran = project.repro()
+    assert {"fetch@second", "stylize@second"} <= ran
+    assert not {"stylize@first", "backbone"} & ran
+
+
+def test_metrics_experiments_and_plots_can_be_shown(project: Project) -> None:
+    assert "saved_total" in project.dvc("metrics", "show")
+    project.commit()
+    table = project.dvc("exp", "show", "--csv")
+    assert "experiments.first.content_weight" in table
+    assert "data/experiments/first/metrics.json:saved_total" in table
+    assert "stylize@first" in project.dvc("dag")
+    project.dvc("plots", "show", "--json")
+
+
+def test_clone_gets_everything_from_the_remote(project: Project, tmp_path: Path) -> None:
+    project.dvc("remote", "add", "--default", "--force", "storage", str(tmp_path / "storage"))
+    project.repro()
+    project.commit()
+    project.dvc("push")
+    clone = project.clone(tmp_path / "clone")
+    clone.dvc("pull")
+    made = "data/experiments/first/image.png"
+    assert (clone.folder / made).read_bytes() == (project.folder / made).read_bytes()
+    assert (clone.folder / "reports/index.html").is_file()
+    assert clone.repro() <= {"report"}  # a folder left by a removed experiment is not there
+
+
+def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> None:
+    before = (project.folder / "data/experiments/first/image.png").read_bytes()
+    project.change(lambda p: p["experiments"]["first"].update(contnet_weight=2))
+    text = project.dvc("repro", check=False)
+    project.change(lambda p: p["experiments"]["first"].pop("contnet_weight"))
+    assert "Did you mean 'content_weight'?" in text
+    assert "Traceback" not in text
+    project.repro()
+    assert (project.folder / "data/experiments/first/image.png").read_bytes() == before

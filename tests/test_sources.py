@@ -1,0 +1,225 @@
+"""Sources, against a real server on loopback that misbehaves."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from conftest import save_picture, tiny_params, write_params
+from PIL import Image
+
+from pipeline import paths, sources
+from pipeline.errors import UserError
+from pipeline.params import read_params
+from pipeline.sources import locate
+from pipeline.stages.fetch import fetch
+
+
+def picture_bytes() -> bytes:
+    stored = io.BytesIO()
+    Image.effect_noise((64, 48), 90).convert("RGB").save(stored, "JPEG", quality=95)
+    return stored.getvalue()
+
+
+class Server(BaseHTTPRequestHandler):
+    picture: ClassVar[bytes] = picture_bytes()
+    requests: ClassVar[list[str]] = []
+    agents: ClassVar[list[str]] = []
+    hang: ClassVar[threading.Event] = threading.Event()
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        self.agents.append(self.headers["User-Agent"])
+        name = self.path.strip("/").partition(".")[0]
+        getattr(self, f"_{name}", self._missing)()
+
+    def _answer(self, body: bytes, length: int | None = None, kind: str = "image/jpeg") -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _good(self) -> None:
+        self._answer(self.picture, len(self.picture))
+
+    def _flaky(self) -> None:
+        if self.requests.count(self.path) == 1:
+            self._answer(self.picture[:100], len(self.picture))
+        else:
+            self._good()
+
+    def _page(self) -> None:
+        page = b"<!DOCTYPE html><title>Please log in</title>"
+        self._answer(page, len(page), "text/html")
+
+    def _cut(self) -> None:
+        self._answer(self.picture[: len(self.picture) // 2], len(self.picture))
+
+    def _silentcut(self) -> None:
+        self._answer(self.picture[: len(self.picture) // 2])
+
+    def _slow(self) -> None:
+        self.hang.wait(10)
+
+    def _file(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "file:///etc/passwd")
+        self.end_headers()
+
+    def _missing(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    Server.requests.clear()
+    Server.hang.clear()
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    Server.hang.set()
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+@pytest.fixture
+def catalogue(workspace: Path, weights_file: Path) -> Any:
+    """Returns a function that fetches one picture from a source, in the workspace."""
+
+    def fetched(source: str, known_hash: str | None = None) -> Path:
+        params: Any = tiny_params(weights_file)
+        params["images"]["subject"] = {"source": source, "hash": known_hash}
+        params["experiments"]["new"] = {"content": "gravel", "style": "subject"}
+        write_params(workspace, params)
+        fetch("new", read_params())
+        return paths.picture("new", "style")
+
+    return fetched
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_picture_is_downloaded_once_and_checked(server: str, catalogue: Any) -> None:
+    known = hashlib.md5(Server.picture).hexdigest()
+    path = catalogue(f"{server}/good.jpg", f"md5:{known}")
+    with Image.open(path) as picture:
+        assert picture.size == (64, 48)
+        assert picture.text["Source-SHA256"] == hashlib.sha256(Server.picture).hexdigest()
+    path.unlink()
+    catalogue(f"{server}/good.jpg", f"md5:{known}")
+    assert Server.requests == ["/good.jpg"]
+    assert "style-transfer-pipeline" in Server.agents[-1]
+
+
+def test_download_cut_short_is_tried_again(server: str, catalogue: Any) -> None:
+    assert catalogue(f"{server}/flaky.jpg").is_file()
+    assert Server.requests == ["/flaky.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "known_hash", "message"),
+    [
+        ("nowhere.jpg", None, "answered 404. Correct the source"),
+        ("page.jpg", None, "is not a picture: it starts with b'<!DOCTYPE html"),
+        ("cut.jpg", None, "could not be downloaded"),
+        ("silentcut.jpg", None, "cut short"),
+        ("slow.jpg", None, "was silent for 0.5 s. Try later"),
+        ("file.jpg", None, "could not be downloaded"),
+        ("good.jpg", f"sha256:{'0' * 64}", "has another content than sha256:000"),
+    ],
+)
+def test_misbehaving_server_is_named_and_nothing_is_left(
+    path: str, known_hash: str | None, message: str, server: str, catalogue: Any
+) -> None:
+    fetch("first", read_params())
+    with pytest.raises(UserError) as raised:
+        catalogue(f"{server}/{path}", known_hash)
+    text = str(raised.value)
+    assert text.startswith(f"image 'subject' from {server}/{path}: ")
+    assert message in text
+    assert files_of(Path("data")) == {
+        "images/first/content.png",
+        "images/first/style.png",
+        "images/new/content.png",
+    }
+
+
+def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="Check the connection, or give a local path"):
+        catalogue("http://127.0.0.1:9/picture.jpg")
+
+
+def test_failed_fetch_keeps_the_picture_of_before(server: str, catalogue: Any) -> None:
+    before = catalogue(f"{server}/good.jpg").read_bytes()
+    with pytest.raises(UserError):
+        catalogue(f"{server}/nowhere.jpg")
+    assert paths.picture("new", "style").read_bytes() == before
+
+
+def test_local_file_is_read_and_its_hash_checked(workspace: Path, catalogue: Any) -> None:
+    path = save_picture(workspace / "mine.png")
+    assert catalogue("mine.png").is_file()
+    assert catalogue(str(path)).is_file()
+    with pytest.raises(UserError, match="another content"):
+        catalogue("mine.png", f"md5:{'0' * 32}")
+    with pytest.raises(UserError, match=r"there is no file .*yours\.png"):
+        catalogue("yours.png")
+    assert path.is_file()
+
+
+def test_local_file_that_is_no_picture_is_not_deleted(workspace: Path, catalogue: Any) -> None:
+    (workspace / "notes.txt").write_text("not a picture")
+    with pytest.raises(UserError, match="is not a picture"):
+        catalogue("notes.txt")
+    assert (workspace / "notes.txt").is_file()
+
+
+def test_relative_path_is_found_from_a_queued_copy(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_picture(tmp_path / "mine.png")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert locate("mine.png", None, copy).is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("package:no_such_package/a.png", "no package 'no_such_package' is installed"),
+        ("package:skimage/data/nothing.png", "there is no file"),
+        ("package:skimage/../../../../etc/passwd", "points outside the package"),
+        ("package:os;x/a.png", "no package"),
+        ("~no-such-user/a.png", "Correct the source"),
+    ],
+)
+def test_package_source_that_is_not_there_is_named(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        locate(source, None, tmp_path)
+
+
+def test_unknown_experiment_names_the_nearest(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
+        fetch("frist", read_params())

@@ -1,0 +1,240 @@
+"""Stage ``stylize`` end to end, on a small picture: what it writes, logs, refuses and repeats."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY, tiny_params, write_params
+from PIL import Image
+from test_tracking import inspected
+
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.files import sha256
+from pipeline.images import to_tensor
+from pipeline.params import read_params
+from pipeline.pictures import read_picture
+from pipeline.stages.backbone import prepare
+from pipeline.stages.fetch import fetch
+from pipeline.stages.stylize import read_inputs, stylize
+
+
+@pytest.fixture
+def prepared(workspace: Path) -> Path:
+    """The workspace after ``fetch`` and ``backbone``."""
+    params = read_params()
+    for name in ("first", "second"):
+        fetch(name, params)
+    prepare(params.backbone)
+    return workspace
+
+
+def change(workspace: Path, weights_file: Path, name: str, **settings: Any) -> None:
+    params: Any = tiny_params(weights_file)
+    params["experiments"][name].update(settings)
+    write_params(workspace, params)
+
+
+def history(name: str) -> list[dict[str, float]]:
+    with (paths.EXPERIMENTS / name / "history.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def outputs(name: str) -> dict[str, bytes]:
+    folder = paths.EXPERIMENTS / name
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_outputs_are_complete_and_agree_with_each_other(prepared: Path) -> None:
+    stylize("first", read_params())
+    assert set(outputs("first")) == {
+        "history.csv",
+        "image.png",
+        "intermediates/00001.png",
+        "intermediates/00004.png",
+        "metrics.json",
+        "provenance.json",
+    }
+    rows = history("first")
+    assert [row["evaluation"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert all(row["gradient_norm"] > 0 for row in rows)
+    for row in rows:
+        parts = [value for key, value in row.items() if key.endswith("_weighted")]
+        assert sum(parts) == pytest.approx(row["total"], rel=1e-5)
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert (metrics["evaluations"], metrics["iterations"]) == (6, 6)
+    assert metrics["total"] < rows[-1]["total"] < rows[0]["total"]
+    assert metrics["saved_total"] != metrics["total"]
+
+
+def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
+    stylize("first", read_params())
+    folder = paths.EXPERIMENTS / "first"
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["inputs"] == {
+        "content": sha256(paths.picture("first", "content")),
+        "style": sha256(paths.picture("first", "style")),
+        "weights": sha256(paths.WEIGHTS_FILE),
+    }
+    assert record["settings"] == read_params().experiments["first"].model_dump()
+    assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert (record["device"], record["threads"]) == ("cpu", 1)
+    assert record["backbone"]["rescaled"]
+    assert {"revision", "dirty", "version"} == set(record["code"])
+    with Image.open(folder / "image.png") as picture:
+        assert json.loads(picture.text["Settings"]) == record["settings"]
+        assert json.loads(picture.text["Inputs"]) == record["inputs"]
+
+
+def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
+    from pipeline.stages import stylize as stage
+
+    stylize("first", read_params())
+    settings = read_params().experiments["first"]
+    weights, pooling = stage.load_backbone(paths.WEIGHTS_FILE)
+    inputs = read_inputs("first", settings)
+    features = stage.Features(weights, pooling)
+    objective = stage._objective(settings, features, inputs, torch.device("cpu"))
+    saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["saved_total"] == pytest.approx(objective(saved).total.item(), rel=1e-5)
+
+
+def test_same_inputs_give_the_same_bytes_twice(prepared: Path) -> None:
+    stylize("first", read_params())
+    before = outputs("first")
+    stylize("first", read_params())
+    assert outputs("first") == before
+
+
+def test_seed_changes_the_picture_and_only_with_noise(prepared: Path, weights_file: Path) -> None:
+    pictures = {}
+    for name in ("first", "second"):
+        for seed in (0, 1):
+            change(prepared, weights_file, name, seed=seed)
+            stylize(name, read_params())
+            picture = read_picture(paths.EXPERIMENTS / name / "image.png")
+            pictures[name, seed] = picture.tobytes()
+    assert pictures["first", 0] != pictures["first", 1]
+    assert pictures["second", 0] == pictures["second", 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "style"),
+    [
+        ({"size": 32}, (21, 32), (21, 32)),
+        ({"size": 32, "style_resize": "own"}, (21, 32), (32, 32)),
+        ({"size": 32, "size_edge": "short"}, (32, 48), (32, 48)),
+        ({"size": None}, (300, 451), (300, 451)),
+        ({"size": None, "style_resize": "own"}, (300, 451), (512, 512)),
+    ],
+)
+def test_pictures_get_the_size_asked_for(
+    settings: dict[str, Any],
+    content: tuple[int, int],
+    style: tuple[int, int],
+    prepared: Path,
+    weights_file: Path,
+) -> None:
+    change(prepared, weights_file, "first", **settings)
+    inputs = read_inputs("first", read_params().experiments["first"])
+    assert inputs.content_image.shape == inputs.start.shape == (1, 3, *content)
+    assert inputs.style_image.shape == (1, 3, *style)
+
+
+def test_start_is_the_picture_asked_for(prepared: Path, weights_file: Path) -> None:
+    for init in ("content", "style"):
+        change(prepared, weights_file, "first", init=init, style_resize="own")
+        inputs = read_inputs("first", read_params().experiments["first"])
+        assert inputs.start.shape == inputs.content_image.shape
+        if init == "content":
+            assert torch.equal(inputs.start, inputs.content_image)
+
+
+def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path) -> None:
+    stylize("first", read_params())
+    records = inspected(prepared)
+    text = json.dumps(records)
+    rows = [record for record in records if "history" in record]
+    assert len(rows) == 6, text[:2000]
+    pictures = [path.name for path in prepared.glob("wandb/offline-run-*/files/media/images/*")]
+    assert sum(name.startswith("intermediate") for name in pictures) == 2
+    assert sum(name.startswith("result") for name in pictures) == 1
+    for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("first", "content"))):
+        assert wanted in text
+
+
+def test_run_that_diverges_says_so_and_keeps_its_record(prepared: Path, weights_file: Path) -> None:
+    settings = {"lbfgs": {"lr": 1e30}, "evaluations": 40}
+    change(prepared, weights_file, "first", **settings)
+    with pytest.raises(UserError, match=r"is (nan|inf) at evaluation \d+: the run diverged. Lower"):
+        stylize("first", read_params())
+    assert len(history("first")) > 0
+    assert not (paths.EXPERIMENTS / "first/image.png").exists()
+
+
+def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", evaluations=1, first_step=1e-12)
+    with pytest.raises(UserError, match="the image did not move"):
+        stylize("first", read_params())
+
+
+def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
+        stylize("frist", read_params())
+
+
+def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path) -> None:
+    record = json.loads(paths.BACKBONE_RECORD.read_text())
+    assert record["weights_sha256"] == sha256(weights_file)
+    assert record["pooling"] == "avg"
+    assert list(record["calibration"]) == ["package:skimage/data/coffee.png"]
+    assert set(record["divisors"]["conv4_2"]) == {"min", "median", "max"}
+    before = paths.WEIGHTS_FILE.read_bytes()
+    prepare(read_params().backbone)
+    assert paths.WEIGHTS_FILE.read_bytes() == before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_run_does_not_end_as_if_it_were_done(
+    number: signal.Signals, status: int, prepared: Path, weights_file: Path
+) -> None:
+    change(prepared, weights_file, "first", evaluations=100_000)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.stylize", "first"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
+    )
+    record = paths.EXPERIMENTS / "first/history.csv"
+    while process.poll() is None and not (record.exists() and record.read_text().count("\n") > 5):
+        time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert not (paths.EXPERIMENTS / "first/image.png").exists()
+
+
+def test_missing_network_is_named(prepared: Path) -> None:
+    paths.WEIGHTS_FILE.unlink()
+    with pytest.raises(UserError, match="run the stage backbone first"):
+        stylize("first", read_params())
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has it")
+def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", device="mps")
+    with pytest.raises(UserError, match="device is 'mps', but torch finds none here"):
+        stylize("first", read_params())
