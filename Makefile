@@ -32,4 +32,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 clean:
 	rm -rf data/images data/backbone data/experiments data/downloads reports/index.html reports/media
-	rm -rf benchmarks/work .mypy_cache .pytest_cache .ruff_cache
+	rm -rf benchmarks/runs .mypy_cache .pytest_cache .ruff_cache

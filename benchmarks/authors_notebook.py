@@ -2,7 +2,7 @@
 
     python -m benchmarks.authors_notebook --help
 
-Works in ``benchmarks/work/authors-notebook``, apart from the pipeline's own data.
+Works in ``benchmarks/runs/authors-notebook``, apart from the pipeline's own data.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def main() -> None:
     for image in params["images"]:
         if path := _absolute(getattr(arguments, image)):
             params["images"][image]["source"] = path
-    work = HERE / "work" / NAME
-    work.mkdir(parents=True, exist_ok=True)
-    os.chdir(work)
+    folder = HERE / "runs" / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     checked = read_params()
     fetch(NAME, checked)
