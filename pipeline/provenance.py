@@ -19,10 +19,11 @@ def code_version() -> dict[str, Any]:
 
     DVC's lock files do not count: DVC rewrites them while it runs.
     """
+    changes = _git("status", "--porcelain", "-uno", "--", ".", ":!*dvc.lock")
     return {
         "version": __version__,
         "revision": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "-uno", "--", ".", ":!*dvc.lock")),
+        "dirty": None if changes is None else bool(changes),
     }
 
 
