@@ -43,19 +43,23 @@ class Budget(pl.Callback):
 class History(pl.Callback):
     """Writes every evaluation's losses to a CSV file, and sends them to the run's loggers.
 
-    Columns: evaluation (from 1), iteration (steps taken before it), the losses of
-    ``Objective.named`` and ``gradient_norm``, the L2 norm of ∂total/∂image for RGB in [0, 1].
-    Values stay on the device until ``every`` of them are read at once.
+    Columns: stage, evaluation (from 1, on through all stages), iteration (steps of the stage taken
+    before it), the losses of ``Objective.named`` and ``gradient_norm``, the L2 norm of
+    ∂total/∂image for RGB in [0, 1]. Values stay on the device until ``every`` of them are read at
+    once.
 
-    ``extras`` maps an evaluation to what the loggers, not the file, get beside its losses.
+    Loggers get the losses of another stage than ``main`` under ``STAGE/``: they are another
+    network's. ``extras`` maps an evaluation to what loggers, not the file, get beside its losses.
 
     Args:
-        path: the file; begun anew.
+        path: the file; begun anew by the first stage.
+        stage: its name.
+        before: evaluations of earlier stages.
         every: how many evaluations to keep back.
     """
 
-    def __init__(self, path: Path, every: int = 10) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, stage: str = "main", before: int = 0, every: int = 10) -> None:
+        self.path, self.stage, self.before, self.every = path, stage, before, every
         self.columns: list[str] = []
         self.extras: dict[int, dict[str, Any]] = {}
         self.pending: list[tuple[int, int, torch.Tensor]] = []
@@ -64,13 +68,15 @@ class History(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = _transfer(module).objective.names
         self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
+        if self.before:
+            return
         with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(self.columns)
+            csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
         row = torch.stack([*transfer.losses.values(), transfer.gradient.norm()])
-        self.pending.append((transfer.evaluations, trainer.global_step, row))
+        self.pending.append((self.before + transfer.evaluations, trainer.global_step, row))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if len(self.pending) >= self.every:
@@ -96,32 +102,40 @@ class History(pl.Callback):
         self.pending.clear()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([_exact(value) for value in row.values()] for row in rows)
+            writer.writerows([self.stage, *map(_exact, row.values())] for row in rows)
         for row in rows:
             extras = self.extras.pop(row["evaluation"], {})
             for logger in trainer.loggers:
-                logger.log_metrics({**row, **extras})
+                logger.log_metrics({**self._named(row), **extras})
         _refuse_non_finite(rows)
+
+    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.stage == "main":
+            return row
+        kept = {"evaluation": row["evaluation"]}
+        return kept | {f"{self.stage}/{name}": row[name] for name in row if name not in kept}
 
 
 class Intermediates(pl.Callback):
     """Saves the image as it was evaluated at chosen evaluations, as ``00050.png`` …
 
     Args:
-        folder: gets the pictures, and loses those of an earlier run.
-        at: evaluations, from 1.
+        folder: gets the pictures, and in the first stage loses those of an earlier run.
+        at: evaluations, counted as the history counts them.
         history: gets the pictures too, for its loggers.
     """
 
     def __init__(self, folder: Path, at: Collection[int], history: History) -> None:
         self.folder, self.at, self.history = folder, frozenset(at), history
         folder.mkdir(parents=True, exist_ok=True)
+        if history.before:
+            return
         for picture in folder.glob("*.png"):
             picture.unlink()
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
-        evaluation = transfer.evaluations
+        evaluation = self.history.before + transfer.evaluations
         if evaluation not in self.at:
             return
         picture, loss = to_picture(transfer.image), float(transfer.losses["total"])

@@ -5,7 +5,7 @@ A layer's name stands for its activations after ReLU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import UserError, nearest
@@ -31,12 +31,21 @@ def _layers() -> Iterator[Layer]:
 
 
 LAYERS: dict[str, Layer] = {layer.name: layer for layer in _layers()}
-"""The sixteen convolutions by name, first to last."""
+"""VGG-19's sixteen convolutions by name, first to last."""
+
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "vgg19": tuple(LAYERS),
+    "vgg19-small": tuple(name for name in LAYERS if name.endswith(("_1", "_2"))),
+}
+"""Name of an architecture → its layers, first to last. What a layer stands for is VGG-19's."""
 
 
-def check_layers(names: Iterable[str]) -> None:
-    """Raises ``UserError`` for a name that is not a layer."""
+def check_layers(names: Iterable[str], known: Sequence[str] = tuple(LAYERS)) -> None:
+    """Raises ``UserError`` for a name that is not among a network's layers."""
     for name in names:
-        if name not in LAYERS:
-            hint = nearest(name, list(LAYERS))
-            raise UserError(f"unknown layer {name!r}{hint} The layers are {', '.join(LAYERS)}")
+        if name in known:
+            continue
+        layers = f"The layers are {', '.join(known)}"
+        if name in LAYERS:
+            raise UserError(f"this network has no layer {name}. {layers}")
+        raise UserError(f"unknown layer {name!r}{nearest(name, list(known))} {layers}")

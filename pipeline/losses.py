@@ -1,6 +1,8 @@
 """The loss terms of Gatys et al. 2016, each a plain function of feature maps.
 
-Axis letters: N filters of a layer, (H', W') their map, M = H'·W' positions.
+Axis letters: N filters of VGG-19's layer, (H', W') their map, M = H'·W' positions. The features
+have C channels: VGG-19's have C = N; a small network's stand for N filters in fewer channels, with
+the same sums (``pipeline.small``), so the constants take N and never C.
 Every function computes in float32 whatever the features come in.
 
 Two conventions exist for the constants, and with them for the weights that multiply the terms:
@@ -31,38 +33,45 @@ def gram_matrix(features: Tensor) -> Tensor:
     one size this is the constant 1 / M² that the paper has in eq. 4.
 
     Args:
-        features: (1, N, H', W') activations after ReLU.
+        features: (1, C, H', W') activations after ReLU.
 
     Returns:
-        (N, N) float32, symmetric, positive semi-definite.
+        (C, C) float32, symmetric, positive semi-definite.
     """
     maps = features.float().flatten(start_dim=2).squeeze(0)
     return maps @ maps.T / maps.shape[1]
 
 
-def content_loss_paper(features: Tensor, target: Tensor) -> Tensor:
-    """Returns ½ Σ (F − P)² (Gatys et al. 2016, eq. 1) of two (1, N, H', W') tensors, a scalar."""
+def content_loss_paper(features: Tensor, target: Tensor, filters: int) -> Tensor:  # noqa: ARG001
+    """Returns ½ Σ (F − P)² (Gatys et al. 2016, eq. 1), a scalar.
+
+    Args:
+        features, target: (1, C, H', W').
+        filters: N of the layer, which no constant of this loss holds.
+    """
     return (features.float() - target.float()).square().sum() / 2
 
 
-def content_loss_mean(features: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean of (F − P)² of two (1, N, H', W') tensors, a scalar."""
-    return (features.float() - target.float()).square().mean()
+def content_loss_mean(features: Tensor, target: Tensor, filters: int) -> Tensor:
+    """Returns 1 / (N M) Σ (F − P)², a scalar; arguments as above."""
+    differences = (features.float() - target.float()).square()
+    return differences.sum() / (filters * features.shape[-2] * features.shape[-1])
 
 
-def style_loss_paper(gram: Tensor, target: Tensor) -> Tensor:
+def style_loss_paper(gram: Tensor, target: Tensor, filters: int) -> Tensor:
     """Returns 1 / (4 N²) Σ (G − A)² (Gatys et al. 2016, eq. 4; 1/M² is in the Gram matrices).
 
     Args:
-        gram: (N, N) Gram matrix of the generated image, from ``gram_matrix``.
-        target: (N, N) Gram matrix of the style image.
+        gram: (C, C) Gram matrix of the generated image, from ``gram_matrix``.
+        target: (C, C) Gram matrix of the style image.
+        filters: N of the layer.
     """
-    return (gram - target).square().mean() / 4
+    return (gram - target).square().sum() / (4 * filters**2)
 
 
-def style_loss_mean(gram: Tensor, target: Tensor) -> Tensor:
-    """Returns the mean of (G − A)² of two (N, N) Gram matrices, a scalar."""
-    return (gram - target).square().mean()
+def style_loss_mean(gram: Tensor, target: Tensor, filters: int) -> Tensor:
+    """Returns 1 / N² Σ (G − A)², a scalar; arguments as above."""
+    return (gram - target).square().sum() / filters**2
 
 
 def total_variation(image: Tensor) -> Tensor:
@@ -78,7 +87,7 @@ def total_variation(image: Tensor) -> Tensor:
     return vertical + horizontal
 
 
-PairLoss = Callable[["Tensor", "Tensor"], "Tensor"]
+PairLoss = Callable[["Tensor", "Tensor", int], "Tensor"]
 
 CONVENTIONS: dict[str, tuple[PairLoss, PairLoss]] = {
     "mean": (content_loss_mean, style_loss_mean),

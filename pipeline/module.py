@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from pipeline.lbfgs import BoundedLBFGS
 from pipeline.objective import Losses, Objective
 
 MID_GREY = 0.5
@@ -36,6 +37,7 @@ class StyleTransfer(pl.LightningModule):
         lbfgs: arguments of ``torch.optim.LBFGS`` other than the image and ``max_iter``;
             ``max_eval`` among them.
         first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
+        largest_step: the most that any step moves a pixel, likewise in the mean.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class StyleTransfer(pl.LightningModule):
         start: Tensor,
         lbfgs: Mapping[str, Any],
         first_step: float = 1e-3,
+        largest_step: float = 0.1,
     ) -> None:
         super().__init__()
         self.objective = objective
         self.scale = 1 / (first_step * start.numel())
         self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
-        self.lbfgs = dict(lbfgs)
+        self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
         self.evaluations = 0
         self.losses: dict[str, Tensor] = {}
 
@@ -73,10 +76,10 @@ class StyleTransfer(pl.LightningModule):
         return losses.total
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Returns torch's L-BFGS, one iteration a step.
+        """Returns L-BFGS, one iteration a step.
 
-        ``max_iter=1`` is bit-identical to longer calls, and makes Lightning's ``global_step`` an
-        iteration. ``max_eval`` must then be given: torch's default of 5/4 ``max_iter`` would be one
-        evaluation, and end every line search at its first trial.
+        torch's ``max_iter=1`` is bit-identical to longer calls, and makes Lightning's
+        ``global_step`` an iteration. ``max_eval`` must then be given: torch's default of 5/4
+        ``max_iter`` would be one evaluation, and end every line search at its first trial.
         """
-        return torch.optim.LBFGS([self.pixels], max_iter=1, **self.lbfgs)
+        return BoundedLBFGS(self.pixels, **self.lbfgs)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.layers import LAYERS
 from pipeline.losses import CONVENTIONS, gram_matrix, total_variation
 from pipeline.vgg import Features
 
@@ -72,11 +73,15 @@ class Objective(nn.Module):
         """Returns the losses of a (1, 3, H, W) float32 image of the content image's size."""
         found = self.features(image, [*self.content_weights, *self.style_weights])
         content_layers = {
-            name: self.content_loss(found[name], getattr(self, f"content_{name}"))
+            name: self.content_loss(
+                found[name], getattr(self, f"content_{name}"), LAYERS[name].channels_out
+            )
             for name in self.content_weights
         }
         style_layers = {
-            name: self.style_loss(gram_matrix(found[name]), getattr(self, f"style_{name}"))
+            name: self.style_loss(
+                gram_matrix(found[name]), getattr(self, f"style_{name}"), LAYERS[name].channels_out
+            )
             for name in self.style_weights
         }
         content = self.content_weight * _weighted(content_layers, self.content_weights, image)

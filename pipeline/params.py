@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from pipeline.errors import UserError, command_line, nearest
 from pipeline.files import write_text
+from pipeline.layers import ARCHITECTURES, check_layers
 from pipeline.schema import (
     Backbone,
     CataloguedImage,
+    Distillation,
     Experiment,
     Lbfgs,
     Params,
@@ -36,6 +38,7 @@ _SECTION_MODELS: dict[str, type[Section]] = {
     "defaults": Settings,
     "lbfgs": Lbfgs,
     "experiments": Experiment,
+    "distillation": Distillation,
     "tracking": Tracking,
 }
 
@@ -58,6 +61,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
             f"{path} has {len(mistakes)} mistake(s):\n  " + "\n  ".join(mistakes)
         ) from None
     _check_image_names(path, params)
+    _check_layers(path, params)
     return params
 
 
@@ -143,26 +147,48 @@ def _check_image_names(path: Path, params: Params) -> None:
                 )
 
 
+def _check_layers(path: Path, params: Params) -> None:
+    """Refuses layers that the network of an experiment, or of its warm start, does not have."""
+    for name, experiment in params.experiments.items():
+        networks = {params.backbone.architecture: "backbone.architecture"}
+        if experiment.warm_start:
+            networks["vgg19-small"] = "its warm start"
+        for network, reason in networks.items():
+            for key, layers in (
+                ("content_layers", experiment.content_layers),
+                ("style_layers", experiment.style_layers),
+            ):
+                try:
+                    check_layers(layers, ARCHITECTURES[network])
+                except UserError as error:
+                    place = f"{path}: experiments.{name}.{key}, for {reason} {network}"
+                    raise UserError(f"{place}: {error}") from error
+
+
 def write_weights(weights: Path, path: Path = PARAMS_FILE) -> None:
-    """Writes a path at ``backbone.weights``, and changes nothing else of the file.
+    """Writes a path of VGG-19's weights at ``backbone.weights``, and the architecture beside it.
+
+    Nothing else of the file changes.
 
     Raises:
-        UserError: no such file of weights, or no such line in the parameters.
+        UserError: no such file of weights, or no such lines in the parameters.
     """
     if not weights.is_file():
         raise UserError(f"there is no file of weights at {weights}. Correct the path")
     text = path.read_text(encoding="utf-8")
-    # DVC may have rewritten the file and broken a long value into deeper lines.
-    line = re.compile(r"^(backbone:\n(?:(?: .*)?\n)*?  weights:).*\n(?: {4,}.*\n)*", re.MULTILINE)
     value = json.dumps(str(weights), ensure_ascii=False)
-    changed, count = line.subn(lambda found: f"{found[1]} {value}\n", text, count=1)
-    if not count:
-        raise UserError(f"{path} has no line `weights:` under `backbone:`. Add it")
-    write_text(path, changed)
+    for key, new in (("architecture", "vgg19"), ("weights", value)):
+        # DVC may have rewritten the file and broken a long value into deeper lines.
+        line = rf"^backbone:\n(?:(?: .*)?\n)*?  {key}:(?P<old>.*\n(?: {{4,}}.*\n)*)"
+        found = re.search(line, text, re.MULTILINE)
+        if not found:
+            raise UserError(f"{path} has no line `{key}:` under `backbone:`. Add it")
+        text = f"{text[: found.start('old')]} {new}\n{text[found.end('old') :]}"
+    write_text(path, text)
 
 
 def main() -> None:
-    """Checks params.yaml; given a path, first writes it there as the network's weights."""
+    """Checks params.yaml; given a path, first writes it there as that of VGG-19's weights."""
     if len(sys.argv) > 1:
         write_weights(Path(sys.argv[1]))
     print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")

@@ -10,7 +10,8 @@ BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
 REPORTS = Path("reports")
 
-WEIGHTS_FILE = BACKBONE / "vgg19.safetensors"
+WEIGHTS_FILE = BACKBONE / "network.safetensors"
+EMBEDDED_FILE = BACKBONE / "embedded.safetensors"
 BACKBONE_RECORD = BACKBONE / "backbone.json"
 
 

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UserError
-from pipeline.layers import LAYERS, check_layers
+from pipeline.layers import ARCHITECTURES, LAYERS, check_layers
 from pipeline.losses import CONVENTIONS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -76,11 +76,16 @@ class CataloguedImage(Section):
     licence: str = "unknown"
 
 
+Convention = Literal["torchvision", "caffe"]
+Source = Annotated[str, Field(min_length=1)]
+
+
 class Backbone(Section):
     """How the network is prepared."""
 
-    weights: Annotated[str, Field(min_length=1)] = "imagenet"
-    convention: Literal["torchvision", "caffe"] = "torchvision"
+    architecture: Literal["vgg19", "vgg19-small"] = "vgg19-small"
+    weights: Source = "embedded"
+    convention: Convention = "torchvision"
     pooling: Literal["avg", "max"] = "avg"
     rescale: bool = True
     calibration: Annotated[list[str], Field(min_length=1)]
@@ -88,9 +93,15 @@ class Backbone(Section):
     dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
-    def _imagenet_is_torchvisions(self) -> Self:
-        if self.weights == "imagenet" and self.convention != "torchvision":
-            raise ValueError("convention caffe is for a file; imagenet has torchvision's")
+    def _named_weights_fit(self) -> Self:
+        owner = {"imagenet": "vgg19", "embedded": "vgg19-small"}.get(self.weights)
+        if owner not in (None, self.architecture):
+            raise ValueError(
+                f"weights {self.weights} are those of {owner}. Set architecture: {owner}, or give "
+                f"{self.architecture} weights of its own"
+            )
+        if self.convention != "torchvision" and (owner or self.architecture == "vgg19-small"):
+            raise ValueError("convention caffe is for a file of VGG-19. Remove it")
         return self
 
 
@@ -122,8 +133,11 @@ class Settings(Section):
     style_resize: Literal["content", "own"] = "content"
     resampling: Literal["bicubic", "bilinear"] = "bicubic"
     antialias: bool = True
+    warm_start: Literal["embedded"] | None = None
+    warm_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
     first_step: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    largest_step: Annotated[float, Field(gt=0, le=1)] = 0.1
     lbfgs: Lbfgs = Lbfgs()
     intermediates: list[Annotated[int, Field(ge=1)]] = []
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -158,6 +172,34 @@ class Tracking(Section):
     finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
 
 
+def _layers_of_the_small_network(layers: dict[str, float]) -> dict[str, float]:
+    try:
+        check_layers(layers, ARCHITECTURES["vgg19-small"])
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return layers
+
+
+class Distillation(Section):
+    """How a small network is taught. No stage that runs by default depends on it."""
+
+    weights: Source = "imagenet"
+    convention: Convention = "torchvision"
+    precision: Literal["bf16", "float32"] = "bf16"
+    pictures: Annotated[list[Source], Field(min_length=1)]
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=512)]], Field(min_length=5, max_length=5)]
+    layers: Annotated[LayerWeights, AfterValidator(_layers_of_the_small_network)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    plain_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    images: Annotated[int, Field(ge=1, le=100_000)] = 192
+    optimised: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    crop_size: Annotated[int, Field(ge=32, le=1024)] = 96
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 12
+    passes: Annotated[int, Field(ge=1, le=100)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
+
+
 class Params(Section):
     """The whole file."""
 
@@ -165,4 +207,5 @@ class Params(Section):
     backbone: Backbone
     defaults: Settings
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    distillation: Distillation | None = None
     tracking: Tracking = Tracking()

@@ -1,7 +1,8 @@
 """VGG-19 without its fully connected layers: the features it computes, and its rescaling.
 
-The network is a chain of convolution and ReLU, with a pooling between blocks. Nothing here reads a
-file.
+The network is a chain of convolution and ReLU, with a pooling between blocks. A small network has
+VGG-19's shape with fewer layers and filters, and a linear map from each layer to what stands for
+VGG-19's (``pipeline.small``). Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ class Features(nn.Module):
 
     Args:
         weights: ``conv1_1.weight`` (out, in, 3, 3) and ``conv1_1.bias`` (out,) … float32, and
-            ``mean`` and ``std`` (3,): what to subtract from and divide RGB in [0, 1] by.
+            ``mean`` and ``std`` (3,): what to subtract from and divide RGB in [0, 1] by. A small
+            network has ``conv1_1.tap`` (C, out) too: its features are the tap times the layer.
         pooling: ``avg`` (the paper's) or ``max`` (the original network's).
     """
 
     def __init__(self, weights: Mapping[str, Tensor], pooling: str) -> None:
         super().__init__()
-        self.pool = getattr(functional, f"{pooling}_pool2d")
+        self.pooling = pooling
+        self.layers = layers_of(weights)
+        self.names = tuple(weights)
         for name, tensor in weights.items():
             self.register_buffer(name.replace(".", "_"), tensor, persistent=False)
 
@@ -42,39 +46,64 @@ class Features(nn.Module):
 
         Args:
             image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-            layers: names from ``LAYERS``, in any order.
+            layers: names from ``self.layers``, in any order.
 
         Returns:
-            {layer: (1, N, H', W') float32, ≥ 0}, with H' = ⌊H / 2^(block − 1)⌋.
+            {layer: (1, C, H', W') float32}, with H' = ⌊H / 2^(block − 1)⌋. Without taps C is the
+            layer's number of filters N, and every value is ≥ 0.
 
         Raises:
-            UserError: unknown layer, or an image smaller than one position of the deepest layer.
+            UserError: a layer that the network does not have, or an image smaller than one
+                position of the deepest layer.
         """
         wanted = set(layers)
-        check_layers(wanted)
+        check_layers(wanted, self.layers)
         if not wanted:
             return {}
         deepest = max((LAYERS[name] for name in wanted), key=lambda layer: layer.number)
         _check_size(image, deepest)
+        weights = {name: self.get_buffer(name.replace(".", "_")) for name in self.names}
         found: dict[str, Tensor] = {}
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        x = (image - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-        for name, activations in self._chain(x):
+        for name, activations in activations_in_turn(weights, image, self.pooling):
             if name in wanted:
-                found[name] = activations
+                tap = weights.get(f"{name}.tap")
+                found[name] = activations if tap is None else linear_map(tap, activations)
             if name == deepest.name:
                 break
         return found
 
-    def _chain(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        block = 1
-        for layer in LAYERS.values():
-            if layer.block != block:
-                x, block = self.pool(x, 2), layer.block
-            weight = self.get_buffer(f"{layer.name}_weight")
-            bias = self.get_buffer(f"{layer.name}_bias")
-            x = functional.relu(functional.conv2d(x, weight, bias, padding=1))
-            yield layer.name, x
+
+def layers_of(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Returns the names of the layers that a network's weights have, first to last."""
+    return tuple(name for name in LAYERS if f"{name}.weight" in weights)
+
+
+def activations_in_turn(
+    weights: Mapping[str, Tensor], image: Tensor, pooling: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields each layer's name and (B, out, H', W') activations, computed as they are asked for.
+
+    Args:
+        weights: as ``Features`` takes them.
+        image: (B, 3, H, W) float32, RGB, 0 black and 1 white.
+        pooling: ``avg`` or ``max``.
+    """
+    pool = getattr(functional, f"{pooling}_pool2d")
+    x = (image - weights["mean"].view(1, 3, 1, 1)) / weights["std"].view(1, 3, 1, 1)
+    block = 1
+    for name in layers_of(weights):
+        if LAYERS[name].block != block:
+            x, block = pool(x, 2), LAYERS[name].block
+        convolved = functional.conv2d(
+            x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1
+        )
+        x = functional.relu(convolved)
+        yield name, x
+
+
+def linear_map(matrix: Tensor, activations: Tensor) -> Tensor:
+    """Returns a (C, N) matrix times the (B, N, H', W') activations at every position."""
+    return functional.conv2d(activations, matrix[:, :, None, None])
 
 
 def _check_size(image: Tensor, deepest: Layer) -> None:
@@ -98,23 +127,24 @@ def rescaling_means(
     fires; it gets its layer's median instead, and so stays as weak as the network made it.
 
     Args:
-        features: the network before rescaling, with the pooling of the runs to come.
+        features: the network before rescaling, with the pooling of the runs to come; a small
+            one's taps must be its heads, so that what is averaged stands for VGG-19's filters.
         images: (1, 3, H, W) float32 pictures, RGB in [0, 1]; at least one.
         dead_below: fraction of the layer's median mean.
 
     Returns:
         {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
     """
-    sums = {name: torch.zeros(layer.channels_out) for name, layer in LAYERS.items()}
-    positions = dict.fromkeys(LAYERS, 0)
+    sums = {name: torch.zeros(LAYERS[name].channels_out) for name in features.layers}
+    positions = dict.fromkeys(features.layers, 0)
     with torch.no_grad():
         for image in images:
-            for name, activations in features(image, LAYERS).items():
+            for name, activations in features(image, features.layers).items():
                 sums[name] += activations.sum(dim=(0, 2, 3)).cpu()
                 positions[name] += activations[0, 0].numel()
     means: dict[str, Tensor] = {}
     dead: dict[str, list[int]] = {}
-    for name in LAYERS:
+    for name in features.layers:
         mean = sums[name] / positions[name]
         median = mean.median().clamp_min(torch.finfo(torch.float32).tiny)
         is_dead = mean < dead_below * median
@@ -137,7 +167,7 @@ def rescale(weights: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> dict[
     """
     scaled = dict(weights)
     before = torch.ones(3)
-    for name in LAYERS:
+    for name in layers_of(weights):
         mean = means[name]
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         scaled[f"{name}.weight"] = weight * before.view(1, -1, 1, 1) / mean.view(-1, 1, 1, 1)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.files import replacing
-from pipeline.layers import LAYERS, Layer
+from pipeline.layers import ARCHITECTURES, LAYERS, Layer
 from pipeline.vgg import IMAGENET_MEAN, IMAGENET_STD
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
@@ -120,17 +120,80 @@ def _convolution(found: Mapping[str, Tensor], layer: Layer, path: Path) -> tuple
                 f"{path}: {kind} of {layer.name} is {tuple(tensor.shape)}; VGG-19 has {shape}"
             )
         tensor = tensor.detach().float()
-        if not tensor.isfinite().all():
-            raise UserError(f"{path}: {kind} of {layer.name} holds NaN or infinity. Get it anew")
+        _refuse_non_finite(tensor, kind, layer.name, path)
         tensors.append(tensor)
     return tensors[0], tensors[1]
 
 
+def _refuse_non_finite(tensor: Tensor, kind: str, layer: str, path: Path) -> None:
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {kind} of {layer} holds NaN or infinity. Get it anew")
+
+
+EMBEDDED = Path(__file__).resolve().parent / "embedded" / "vgg19-small.safetensors"
+"""The small network that is part of this package."""
+
+
+def save_small(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a small network as ``pipeline.small`` has it, matrices in float16; atomically."""
+    kept = {
+        name: (tensor.half() if tensor.dim() > 1 else tensor).contiguous().cpu()
+        for name, tensor in weights.items()
+    }
+    _save(path, kept, {"architecture": "vgg19-small"})
+
+
+def load_small(path: Path) -> dict[str, Tensor]:
+    """Returns the small network in a file, float32.
+
+    Raises:
+        UserError: no such file, unreadable, or not what ``save_small`` writes.
+    """
+    found = _read(path)
+    layers = ARCHITECTURES["vgg19-small"]
+    keys = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias", "head")}
+    if missing := sorted({"mean", "std", *keys} - set(found)):
+        raise UserError(
+            f"{path} has no {missing[0]}: it is not a vgg19-small. For a file of VGG-19 set "
+            "backbone.architecture: vgg19"
+        )
+    weights = {name: tensor.float() for name, tensor in found.items()}
+    channels = 3
+    for name in layers:
+        width = weights[f"{name}.weight"].shape[0]
+        shapes = {
+            "weight": (width, channels, 3, 3),
+            "bias": (width,),
+            "head": (LAYERS[name].channels_out, width),
+        }
+        for kind, shape in shapes.items():
+            tensor = weights[f"{name}.{kind}"]
+            if tuple(tensor.shape) != shape:
+                raise UserError(
+                    f"{path}: {kind} of {name} is {tuple(tensor.shape)}; {shape} is needed"
+                )
+            _refuse_non_finite(tensor, kind, name, path)
+        channels = width
+    return weights
+
+
 def save_backbone(path: Path, weights: Mapping[str, Tensor], pooling: str) -> None:
     """Writes a prepared network, with its pooling, as safetensors; atomically."""
+    _save(
+        path, {name: tensor.contiguous() for name, tensor in weights.items()}, {"pooling": pooling}
+    )
+
+
+def _save(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
     with replacing(path) as temporary:
-        contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
-        save_file(contiguous, temporary, metadata={"pooling": pooling})
+        # Not save_file, which makes a file that nobody else may read.
+        temporary.write_bytes(save(weights, metadata))
+
+
+def check_backbone(path: Path) -> None:
+    """Raises ``UserError`` where there is no prepared network."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run the stage backbone first (`dvc repro`)")
 
 
 def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -139,7 +202,6 @@ def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: no such file.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run the stage backbone first (`dvc repro`)")
+    check_backbone(path)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118

@@ -81,6 +81,7 @@ def tiny_params(weights_file: Path) -> dict[str, object]:
     """Returns the parameters of two experiments that take a second each."""
     params: dict[str, object] = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
     params["backbone"] = {
+        "architecture": "vgg19",
         "weights": str(weights_file),
         "calibration": ["package:skimage/data/coffee.png"],
         "calibration_size": 64,

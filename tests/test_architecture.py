@@ -15,14 +15,14 @@ from conftest import REPOSITORY
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "losses"},
+    {"errors", "files", "losses", "lbfgs", "crops", "trainer"},
     {"layers", "pictures", "sources"},
     {"schema", "images", "vgg", "provenance", "paths", "plots"},
-    {"params", "objective", "weights", "tracking"},
-    {"module"},
-    {"callbacks"},
+    {"params", "objective", "weights", "tracking", "small", "student"},
+    {"module", "lessons"},
+    {"callbacks", "distillation"},
     {"training"},
-    {"stages.fetch", "stages.backbone", "stages.stylize", "stages.report"},
+    {"stages.fetch", "stages.backbone", "stages.stylize", "stages.report", "stages.distil"},
 ]
 
 MODULES = {

@@ -56,26 +56,36 @@ def test_losses_are_zero_at_their_target_only(
     convention: str, features: torch.Tensor, target: torch.Tensor
 ) -> None:
     content, style = CONVENTIONS[convention]
-    assert content(features, features) == 0
-    assert style(gram_matrix(features), gram_matrix(features)) == 0
-    assert content(features, target) > 0
-    assert style(gram_matrix(features), gram_matrix(target)) > 0
+    assert content(features, features, N) == 0
+    assert style(gram_matrix(features), gram_matrix(features), N) == 0
+    assert content(features, target, N) > 0
+    assert style(gram_matrix(features), gram_matrix(target), N) > 0
 
 
 def test_conventions_differ_by_the_constants_they_name(
     features: torch.Tensor, target: torch.Tensor
 ) -> None:
-    ratio = content_loss_paper(features, target) / content_loss_mean(features, target)
+    ratio = content_loss_paper(features, target, N) / content_loss_mean(features, target, N)
     assert ratio.item() == pytest.approx(N * M / 2)
     grams = gram_matrix(features), gram_matrix(target)
-    assert (style_loss_mean(*grams) / style_loss_paper(*grams)).item() == pytest.approx(4)
+    assert (style_loss_mean(*grams, N) / style_loss_paper(*grams, N)).item() == pytest.approx(4)
+
+
+def test_mean_losses_are_means_where_channels_are_filters(
+    features: torch.Tensor, target: torch.Tensor
+) -> None:
+    expected = (features - target).square().mean()
+    torch.testing.assert_close(content_loss_mean(features, target, N), expected)
+    grams = gram_matrix(features), gram_matrix(target)
+    expected = (grams[0] - grams[1]).square().mean()
+    torch.testing.assert_close(style_loss_mean(*grams, N), expected)
 
 
 def test_content_gradient_is_equation_2(target: torch.Tensor) -> None:
     before_relu = torch.randn((1, N, H, W), generator=torch.Generator().manual_seed(4))
     before_relu.requires_grad_()
     activations = before_relu.relu()
-    content_loss_paper(activations, target).backward()
+    content_loss_paper(activations, target, N).backward()
     expected = torch.where(activations > 0, activations - target, 0)
     assert (activations == 0).any()
     torch.testing.assert_close(before_relu.grad, expected.detach())
@@ -85,7 +95,7 @@ def test_style_gradient_is_equation_6(target: torch.Tensor) -> None:
     before_relu = torch.randn((1, N, H, W), generator=torch.Generator().manual_seed(5))
     before_relu.requires_grad_()
     activations = before_relu.relu()
-    style_loss_paper(gram_matrix(activations), gram_matrix(target)).backward()
+    style_loss_paper(gram_matrix(activations), gram_matrix(target), N).backward()
     maps, goal = activations.detach()[0].reshape(N, M), target[0].reshape(N, M)
     gradient = (maps.T @ (maps @ maps.T - goal @ goal.T)).T / (N**2 * M**2)
     expected = torch.where(maps > 0, gradient, 0).reshape(1, N, H, W)

@@ -82,7 +82,7 @@ def test_lightning_gives_the_image_of_a_plain_loop(
 ) -> None:
     start = torch.rand_like(images[0])
     arguments = {**PLAIN, "line_search_fn": line_search}
-    module = StyleTransfer(objective, start, arguments)
+    module = StyleTransfer(objective, start, arguments, largest_step=float("inf"))
     trainer = fit(module, 12)
     loop = plain_loop(
         objective,

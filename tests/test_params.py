@@ -239,7 +239,7 @@ def test_given_weights_change_their_line_and_no_other(tmp_path: Path) -> None:
     assert read_params(path).backbone.weights == str(weights)
     before, after = (file.read_text("utf-8").split("\n") for file in (SHIPPED, path))
     changed = [line for line, other in zip(before, after, strict=True) if line != other]
-    assert changed == ["  weights: imagenet"]
+    assert changed == ["  architecture: vgg19-small", "  weights: embedded"]
 
 
 def test_weights_that_are_not_there_change_nothing(tmp_path: Path) -> None:
@@ -254,7 +254,47 @@ def test_weights_replace_a_value_that_dvc_broke_into_two_lines(tmp_path: Path) -
     weights = tmp_path / "vgg19.pth"
     weights.touch()
     path = tmp_path / "params.yaml"
-    broken = SHIPPED.read_text("utf-8").replace("weights: imagenet", "weights: \n    /a/long/path")
+    broken = SHIPPED.read_text("utf-8").replace(
+        "weights: embedded", "weights: \n    /a/long/path", 1
+    )
     path.write_text(broken, encoding="utf-8")
     write_weights(weights, path)
     assert read_params(path).backbone.weights == str(weights)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"architecture": "vgg19"}, "weights embedded are those of vgg19-small. Set architecture"),
+        ({"weights": "imagenet"}, "weights imagenet are those of vgg19. Set architecture: vgg19"),
+        ({"convention": "caffe"}, "convention caffe is for a file of VGG-19. Remove it"),
+    ],
+)
+def test_network_and_weights_that_do_not_fit_are_named(
+    backbone: dict[str, str], message: str, changed: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        changed(lambda params: params["backbone"].update(backbone))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("vgg19-small", "backbone.architecture"), ("vgg19", "its warm start")],
+)
+def test_layer_that_the_network_lacks_is_named_with_its_experiment(
+    architecture: str, reason: str, changed: Any
+) -> None:
+    def change(params: dict[str, Any]) -> None:
+        weights = {"vgg19": "imagenet", "vgg19-small": "embedded"}[architecture]
+        params["backbone"].update(architecture=architecture, weights=weights)
+        warm_start = "embedded" if reason == "its warm start" else None
+        params["experiments"]["cat-in-gravel"].update(
+            style_layers=["conv3_4"], warm_start=warm_start
+        )
+
+    with pytest.raises(
+        UserError,
+        match=rf"experiments.cat-in-gravel.style_layers, for {reason} vgg19-small: this network "
+        "has no layer conv3_4. The layers are conv1_1, conv1_2, conv2_1",
+    ):
+        changed(change)

@@ -45,9 +45,10 @@ def change(workspace: Path, weights_file: Path, name: str, **settings: Any) -> N
     write_params(workspace, params)
 
 
-def history(name: str) -> list[dict[str, float]]:
+def history(name: str, stage: str = "main") -> list[dict[str, float]]:
     with (paths.EXPERIMENTS / name / "history.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [row for row in csv.DictReader(file) if row.pop("stage") == stage]
+    return [{key: float(value) for key, value in row.items()} for row in rows]
 
 
 def outputs(name: str) -> dict[str, bytes]:
@@ -94,7 +95,7 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
     assert record["settings"] == read_params().experiments["first"].model_dump()
     assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert (record["device"], record["threads"]) == ("cpu", 1)
-    assert record["backbone"]["rescaled"]
+    assert record["backbone"]["rescale"]
     assert {"revision", "dirty", "version"} == set(record["code"])
     with Image.open(folder / "image.png") as picture:
         assert json.loads(picture.text["Settings"]) == record["settings"]
@@ -106,10 +107,9 @@ def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> No
 
     stylize("first", read_params())
     settings = read_params().experiments["first"]
-    weights, pooling = stage.load_backbone(paths.WEIGHTS_FILE)
     inputs = read_inputs("first", settings)
-    features = stage.Features(weights, pooling)
-    objective = stage._objective(settings, features, inputs, torch.device("cpu"))
+    device = torch.device("cpu")
+    objective = stage._module(settings, paths.WEIGHTS_FILE, inputs, inputs.start, device).objective
     saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
     assert metrics["saved_total"] == pytest.approx(objective(saved).total.item(), rel=1e-5)
@@ -180,8 +180,7 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
 
 
 def test_run_that_diverges_says_so_and_keeps_its_record(prepared: Path, weights_file: Path) -> None:
-    settings = {"lbfgs": {"lr": 1e30}, "evaluations": 40}
-    change(prepared, weights_file, "first", **settings)
+    change(prepared, weights_file, "first", style_weight=1e38)
     with pytest.raises(UserError, match=r"is (nan|inf) at evaluation \d+: the run diverged. Lower"):
         stylize("first", read_params())
     assert len(history("first")) > 0
@@ -238,3 +237,39 @@ def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -
     change(prepared, weights_file, "first", device="mps")
     with pytest.raises(UserError, match="device is 'mps', but torch finds none here"):
         stylize("first", read_params())
+
+
+def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", warm_start="embedded", warm_evaluations=5, size=48)
+    stylize("first", read_params())
+    warm, main = history("first", "warm_start"), history("first")
+    assert [row["evaluation"] for row in warm + main] == list(range(1, 12))
+    assert [row["iteration"] for row in main] == list(range(6))
+    folder = paths.EXPERIMENTS / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["warm_evaluations"], metrics["evaluations"]) == (5, 6)
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["inputs"]["warm_start_weights"] == sha256(paths.EMBEDDED_FILE)
+    assert {path.name for path in (folder / "intermediates").iterdir()} == {
+        "00001.png",
+        "00004.png",
+    }
+    logged = [row["history"] for row in inspected(prepared) if "history" in row]
+    text = [json.dumps(row) for row in logged]
+    assert sum("warm_start/total" in row for row in text) == 5
+    assert sum('"total"' in row for row in text) == 6
+
+
+def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Path) -> None:
+    params: dict[str, Any] = tiny_params(weights_file)
+    for settings in params["experiments"].values():
+        settings |= {"content_layers": ["conv4_2"], "size": 48}
+    params["backbone"] |= {"architecture": "vgg19-small", "weights": "embedded"}
+    write_params(prepared, params)
+    prepare(read_params().backbone)
+    record = json.loads(paths.BACKBONE_RECORD.read_text())
+    assert record["weights_sha256"] == record["embedded_sha256"]
+    assert paths.WEIGHTS_FILE.read_bytes() == paths.EMBEDDED_FILE.read_bytes()
+    stylize("second", read_params())
+    rows = history("second")
+    assert rows[-1]["total"] < rows[0]["total"]

@@ -1,6 +1,7 @@
-"""Stage ``backbone``: a file of VGG-19 weights → the network as the paper uses it.
+"""Stage ``backbone``: a file of weights → the network as the paper uses it.
 
-Writes ``data/backbone/vgg19.safetensors`` and, beside it, a record of what was done.
+Writes the network, the embedded one prepared the same way, and a record of what was done, into
+``data/backbone``.
 """
 
 from __future__ import annotations
@@ -17,53 +18,82 @@ from pipeline.images import resize, scaled_size, to_tensor
 from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.schema import Backbone
+from pipeline.small import predicting, tapped
 from pipeline.sources import locate
 from pipeline.vgg import Features, rescale, rescaling_means
-from pipeline.weights import imagenet_weights, load_weights, save_backbone
+from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights, save_backbone
 
 
 def prepare(backbone: Backbone) -> None:
     """Loads, rescales if asked to, and writes the network and its record.
 
+    The embedded network is prepared the same way beside it, for warm starts.
+
     Raises:
         UserError: weights or calibration pictures that cannot be had or read.
     """
-    imagenet = backbone.weights == "imagenet"
-    file = imagenet_weights() if imagenet else locate(backbone.weights, None, paths.downloads())
-    weights = load_weights(file, "torchvision" if imagenet else backbone.convention)
-    record: dict[str, Any] = {
-        "weights": backbone.weights,
-        "weights_sha256": sha256(file),
-        "convention": backbone.convention,
-        "pooling": backbone.pooling,
-        "rescaled": backbone.rescale,
+    calibration = _calibration(backbone) if backbone.rescale else {}
+    record: dict[str, Any] = backbone.model_dump() | {
+        "calibration": {source: sha256(file) for source, (file, _) in calibration.items()}
     }
-    if backbone.rescale:
-        weights, rescaling = _rescaled(weights, backbone)
-        record |= rescaling
+    images = [image for _, image in calibration.values()]
+    file = _file(backbone)
+    if backbone.architecture == "vgg19":
+        weights, rescaling = _vgg19(load_weights(file, backbone.convention), backbone, images)
+    else:
+        weights, rescaling = _small(load_small(file), backbone, images)
+    embedded, _ = _small(load_small(EMBEDDED), backbone, images)
     save_backbone(paths.WEIGHTS_FILE, weights, backbone.pooling)
-    write_json(paths.BACKBONE_RECORD, record)
-    dead = sum(map(len, record.get("dead_filters", {}).values()))
+    save_backbone(paths.EMBEDDED_FILE, embedded, backbone.pooling)
+    hashes = {"weights_sha256": sha256(file), "embedded_sha256": sha256(EMBEDDED)}
+    write_json(paths.BACKBONE_RECORD, record | hashes | rescaling)
+    dead = sum(map(len, rescaling.get("dead_filters", {}).values()))
     done = f"rescaled, {dead} dead filters" if backbone.rescale else "not rescaled"
-    print(f"backbone: {file}, {backbone.pooling} pooling, {done}")
+    print(f"backbone: {backbone.architecture}, {file}, {backbone.pooling} pooling, {done}")
 
 
-def _rescaled(
-    weights: dict[str, Tensor], backbone: Backbone
+def _file(backbone: Backbone) -> Path:
+    if backbone.weights == "imagenet":
+        return imagenet_weights()
+    if backbone.weights == "embedded":
+        return EMBEDDED
+    return locate(backbone.weights, None, paths.downloads())
+
+
+def _vgg19(
+    weights: dict[str, Tensor], backbone: Backbone, images: list[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    files = [locate(source, None, paths.downloads()) for source in backbone.calibration]
-    images = [_calibration_image(file, backbone.calibration_size) for file in files]
-    means, dead = rescaling_means(
-        Features(weights, backbone.pooling), images, dead_below=backbone.dead_below
-    )
-    record = {
-        "calibration": dict(zip(backbone.calibration, map(sha256, files), strict=True)),
-        "calibration_size": backbone.calibration_size,
-        "dead_below": backbone.dead_below,
-        "dead_filters": dead,
-        "divisors": {name: _summary(mean) for name, mean in means.items()},
+    if not backbone.rescale:
+        return weights, {}
+    means, rescaling = _means(Features(weights, backbone.pooling), backbone, images)
+    return rescale(weights, means), rescaling
+
+
+def _small(
+    weights: dict[str, Tensor], backbone: Backbone, images: list[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not backbone.rescale:
+        return tapped(weights), {}
+    predictions = Features(predicting(weights), backbone.pooling)
+    means, rescaling = _means(predictions, backbone, images)
+    return tapped(weights, means), rescaling
+
+
+def _means(
+    features: Features, backbone: Backbone, images: list[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    means, dead = rescaling_means(features, images, dead_below=backbone.dead_below)
+    divisors = {name: _summary(mean) for name, mean in means.items()}
+    return means, {"dead_filters": dead, "divisors": divisors}
+
+
+def _calibration(backbone: Backbone) -> dict[str, tuple[Path, Tensor]]:
+    """Returns the file and the image of each source."""
+    files = {source: locate(source, None, paths.downloads()) for source in backbone.calibration}
+    return {
+        source: (file, _calibration_image(file, backbone.calibration_size))
+        for source, file in files.items()
     }
-    return rescale(weights, means), record
 
 
 def _calibration_image(file: Path, pixels: int) -> Tensor:

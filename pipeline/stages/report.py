@@ -106,7 +106,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_history(path: Path) -> dict[str, list[float]]:
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {column: [float(row[column]) for row in rows] for column in rows[0]}
+    return {column: [float(row[column]) for row in rows] for column in rows[0] if column != "stage"}
 
 
 def _track(cells: list[Cell], params: Params) -> None:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
@@ -29,7 +28,7 @@ from pipeline.schema import Experiment, Params
 from pipeline.tracking import logged_picture, tracked_run
 from pipeline.training import fit
 from pipeline.vgg import Features
-from pipeline.weights import load_backbone
+from pipeline.weights import check_backbone, load_backbone
 
 
 class Inputs(NamedTuple):
@@ -55,14 +54,6 @@ def stylize(name: str, params: Params) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     inputs = read_inputs(name, settings)
-    weights, pooling = load_backbone(paths.WEIGHTS_FILE)
-    features = Features(weights, pooling).to(device)
-    module = StyleTransfer(
-        objective=_objective(settings, features, inputs, device),
-        start=inputs.start,
-        lbfgs=settings.lbfgs.model_dump(),
-        first_step=settings.first_step,
-    )
     folder = paths.EXPERIMENTS / name
     description = describe(name, settings)
     with tracked_run(
@@ -72,17 +63,27 @@ def stylize(name: str, params: Params) -> None:
         job_type="stylize",
         config={"experiment": name, **description},
     ) as run:
-        trainer = fit(
-            module,
-            name=name,
-            folder=folder,
-            evaluations=settings.evaluations,
-            intermediates=settings.intermediates,
-            logger=WandbLogger(experiment=run),
-            deterministic=settings.deterministic,
-        )
+        watched: dict[str, Any] = {
+            "folder": folder,
+            "intermediates": settings.intermediates,
+            "logger": WandbLogger(experiment=run),
+            "deterministic": settings.deterministic,
+        }
+        start, warm = inputs.start, 0
+        if settings.warm_start:
+            module = _module(settings, paths.EMBEDDED_FILE, inputs, start, device)
+            warm = settings.warm_evaluations
+            fit(module, name=f"{name}, warm start", evaluations=warm, stage="warm_start", **watched)
+            start, warm = module.image.detach(), module.evaluations
+        module = _module(settings, paths.WEIGHTS_FILE, inputs, start, device)
+        trainer = fit(module, name=name, evaluations=settings.evaluations, before=warm, **watched)
         _refuse_unmoved(module, inputs.start)
-        metrics = _write_results(name, module, folder, description, trainer)
+        counts = {
+            "warm_evaluations": warm,
+            "evaluations": module.evaluations,
+            "iterations": trainer.global_step,
+        }
+        metrics = _write_results(name, module, folder, description, counts)
         picture = read_picture(folder / "image.png")
         run.summary.update({**metrics, "result": logged_picture(picture, name)})
 
@@ -106,15 +107,24 @@ def read_inputs(name: str, settings: Experiment) -> Inputs:
 
 
 def describe(name: str, settings: Experiment) -> dict[str, Any]:
-    """Returns what defines a run: settings, the network's record, and the hashes of its inputs."""
+    """Returns what defines a run: settings, the network's record, and the hashes of its inputs.
+
+    Raises:
+        UserError: the network was not prepared.
+    """
+    files = {
+        "content": paths.picture(name, "content"),
+        "style": paths.picture(name, "style"),
+        "weights": paths.WEIGHTS_FILE,
+    }
+    if settings.warm_start:
+        files["warm_start_weights"] = paths.EMBEDDED_FILE
+    check_backbone(paths.WEIGHTS_FILE)
+    inputs = {role: sha256(file) for role, file in files.items()}
     return {
         "settings": settings.model_dump(),
         "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
-        "inputs": {
-            "content": sha256(paths.picture(name, "content")),
-            "style": sha256(paths.picture(name, "style")),
-            "weights": sha256(paths.WEIGHTS_FILE),
-        },
+        "inputs": inputs,
     }
 
 
@@ -142,11 +152,12 @@ def _size(image: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def _objective(
-    settings: Experiment, features: Features, inputs: Inputs, device: torch.device
-) -> Objective:
-    return Objective(
-        features,
+def _module(
+    settings: Experiment, network: Path, inputs: Inputs, start: Tensor, device: torch.device
+) -> StyleTransfer:
+    """Returns the problem that a prepared network poses, from a start; targets on the device."""
+    objective = Objective(
+        Features(*load_backbone(network)).to(device),
         inputs.content_image.to(device),
         inputs.style_image.to(device),
         content_layers=settings.content_layers,
@@ -155,6 +166,13 @@ def _objective(
         style_weight=settings.style_weight,
         variation_weight=settings.variation_weight,
         convention=settings.convention,
+    )
+    return StyleTransfer(
+        objective,
+        start,
+        lbfgs=settings.lbfgs.model_dump(),
+        first_step=settings.first_step,
+        largest_step=settings.largest_step,
     )
 
 
@@ -171,15 +189,14 @@ def _write_results(
     module: StyleTransfer,
     folder: Path,
     description: dict[str, Any],
-    trainer: pl.Trainer,
+    counts: dict[str, int],
 ) -> dict[str, float]:
     picture = to_picture(module.image)
     text = settings_text(name, description["settings"], description["inputs"])
     write_png(picture, folder / "image.png", text)
     saved = to_tensor(picture).to(module.device)
     metrics = {
-        "evaluations": module.evaluations,
-        "iterations": trainer.global_step,
+        **counts,
         **_losses(module.objective, module.image, ""),
         **_losses(module.objective, saved, "saved_"),
     }

@@ -1,0 +1,222 @@
+"""Measures a small network against VGG-19: what its pictures are worth, and what it costs.
+
+    python -m benchmarks.embedded_network --help
+
+Works in ``benchmarks/runs/embedded-network`` and leaves there ``results.json`` and ``sheet.png``.
+VGG-19 is the judge throughout: not rescaled, average pooling, weights of the authors' notebook.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import command_line
+from pipeline.files import write_json
+from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
+from pipeline.layers import LAYERS
+from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
+from pipeline.pictures import read_picture
+from pipeline.small import tapped
+from pipeline.sources import locate
+from pipeline.training import fit
+from pipeline.vgg import Features
+from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
+
+FOLDER = Path(__file__).resolve().parent / "runs" / "embedded-network"
+
+PAIRS = {
+    "chelsea × ihc": ("chelsea.png", "ihc.png"),
+    "coffee × hubble": ("coffee.png", "hubble_deep_field.jpg"),
+    "astronaut × gravel": ("astronaut.png", "gravel.png"),
+    "rocket × grass": ("rocket.jpg", "grass.png"),
+    "coffee × retina": ("coffee.png", "retina.jpg"),
+}
+"""Content and style, of scikit-image; chosen before any network was measured on them."""
+
+STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+WEIGHTS = {name: 1e3 / LAYERS[name].channels_out ** 2 for name in STYLE}
+EVALUATIONS, COLD = 300, 200
+WARM_EVALUATIONS = 200
+SPEED_SIZES = (192, 256), (384, 512)
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    file = Path(arguments.weights).expanduser() if arguments.weights else imagenet_weights()
+    vgg = Features(load_weights(file, "torchvision"), "avg")
+    small = Features(tapped(load_small(Path(arguments.student).expanduser())), "avg")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"torch": torch.__version__, "threads": arguments.threads}
+    if "speed" in arguments.parts:
+        results["speed"] = [speed(vgg, small, size) for size in SPEED_SIZES]
+    if "quality" in arguments.parts:
+        results["quality"] = {name: quality(vgg, small, name, arguments) for name in PAIRS}
+        shares = [pair["small_percent"] for pair in results["quality"].values()]
+        results["median_percent"] = statistics.median(shares)
+        sheet(FOLDER / "sheet.png")
+    write_json(FOLDER / "results.json", results)
+    print(tables(results))
+
+
+def quality(vgg: Features, small: Features, pair: str, arguments: Any) -> dict[str, float]:
+    """Returns VGG-19's total loss of a pair's pictures by either network, and of a warm start's.
+
+    Percentages are of the loss of the content image, where every run but one starts. The pictures
+    are written: ``small.png``, ``vgg19.png``, and the small network's from noise, ``noise.png``.
+    """
+    folder = FOLDER / "".join(character for character in pair if character.isalnum())
+    folder.mkdir(parents=True, exist_ok=True)
+    content, style = (image_of(name, arguments.size) for name in PAIRS[pair])
+    judge, proxy = objective(vgg, content, style), objective(small, content, style)
+    begin = total(judge, content)
+    found: dict[str, float] = {"start": begin}
+    picture, _ = optimised(proxy, content, EVALUATIONS, folder / "small")
+    found["small_percent"] = 100 * total(judge, picture) / begin
+    noise, _ = optimised(
+        proxy, white_noise(judge_size(content), 0, 1.0), EVALUATIONS, folder / "noise"
+    )
+    found["noise_percent"] = 100 * total(judge, noise) / begin
+    if "vgg19" in arguments.parts:
+        _, cold = optimised(judge, content, EVALUATIONS, folder / "vgg19")
+        found["vgg19_percent"] = 100 * cold[-1] / begin
+        warm, _ = optimised(proxy, content, WARM_EVALUATIONS, folder / "warm-small")
+        _, losses = optimised(judge, warm, round(0.75 * COLD), folder / "warm")
+        reached = [number for number, loss in enumerate(losses, 1) if loss <= cold[COLD - 1]]
+        found["warm_evaluations"] = reached[0] if reached else float("inf")
+    return found
+
+
+def image_of(name: str, size: int) -> Tensor:
+    """Returns a picture of scikit-image's, its long edge ``size``: (1, 3, H, W), RGB in [0, 1]."""
+    image = to_tensor(read_picture(locate(f"package:skimage/data/{name}", None, FOLDER)))
+    return resize(image, scaled_size(judge_size(image), "long", size), "bicubic", antialias=True)
+
+
+def judge_size(image: Tensor) -> tuple[int, int]:
+    height, width = image.shape[-2:]
+    return height, width
+
+
+def objective(features: Features, content: Tensor, style: Tensor) -> Objective:
+    """Returns content and style loss as the authors' notebook weighs them."""
+    return Objective(
+        features,
+        content,
+        style,
+        content_layers={"conv4_2": 1.0},
+        style_layers=WEIGHTS,
+        content_weight=1.0,
+        style_weight=1.0,
+    )
+
+
+def optimised(
+    problem: Objective, start: Tensor, evaluations: int, folder: Path
+) -> tuple[Tensor, list[float]]:
+    """Returns the image found, and the total loss at every evaluation; writes ``FOLDER.png``."""
+    options = {"history_size": 20, "max_eval": 25, "tolerance_grad": 0, "tolerance_change": 0}
+    module = StyleTransfer(problem, start, options)
+    fit(module, name=folder.name, folder=folder, evaluations=evaluations)
+    with (folder / "history.csv").open(encoding="utf-8") as file:
+        losses = [float(row["total"]) for row in csv.DictReader(file)]
+    image = module.image.detach()
+    to_picture(image).save(folder.with_suffix(".png"))
+    return image, losses
+
+
+def total(problem: Objective, image: Tensor) -> float:
+    with torch.no_grad():
+        return float(problem(image).total)
+
+
+def speed(vgg: Features, small: Features, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the seconds of one evaluation of either network, taken in turns, and their ratio."""
+    generator = torch.Generator().manual_seed(0)
+    content, style = (torch.rand((1, 3, *size), generator=generator) for _ in range(2))
+    problems = objective(vgg, content, style), objective(small, content, style)
+    rounds = [[_seconds(problem, content) for problem in problems] for _ in range(9)][1:]
+    of_vgg, of_small = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return {
+        "size": f"{size[1]}×{size[0]}",
+        "vgg19_s": of_vgg,
+        "small_s": of_small,
+        "ratio": statistics.median(vgg_s / small_s for vgg_s, small_s in rounds),
+    }
+
+
+def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
+    image = start.clone().requires_grad_()
+    begin = time.perf_counter()
+    problem(image).total.backward()
+    return time.perf_counter() - begin
+
+
+def sheet(path: Path) -> None:
+    """Writes the pairs' pictures side by side: small network, VGG-19, small network from noise."""
+    rows = []
+    for pair in PAIRS:
+        folder = FOLDER / "".join(character for character in pair if character.isalnum())
+        files = [folder / f"{kind}.png" for kind in ("small", "vgg19", "noise")]
+        rows.append([Image.open(file) for file in files if file.is_file()])
+    width = max(sum(picture.width for picture in row) for row in rows)
+    canvas = Image.new("RGB", (width, sum(row[0].height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for picture in row:
+            canvas.paste(picture, (left, top))
+            left += picture.width
+        top += row[0].height
+    canvas.save(path)
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
+    lines = []
+    if "speed" in results:
+        lines += ["| size | VGG-19, s | small, s | ratio |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {row['size']} | {row['vgg19_s']:.3f} | {row['small_s']:.4f} | {row['ratio']:.1f} |"
+            for row in results["speed"]
+        ]
+        lines.append("")
+    if "quality" in results:
+        columns = ("small_percent", "noise_percent", "vgg19_percent", "warm_evaluations")
+        lines += ["| pair | small, % | from noise, % | VGG-19, % | warm start, evaluations |"]
+        lines += ["|---|---:|---:|---:|---:|"]
+        for name, pair in results["quality"].items():
+            lines.append(" | ".join([f"| {name}", *(f"{pair.get(key, 0):.2f}" for key in columns)]))
+        lines.append(f"\nmedian {results['median_percent']:.2f} %")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
+    parser.add_argument("--student", default=str(EMBEDDED), help="a small network's file")
+    parser.add_argument("--size", type=int, default=256, help="long edge, pixels")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=["speed", "quality", "vgg19"],
+        default=["speed", "quality", "vgg19"],
+        help="vgg19: VGG-19's own pictures and warm starts too, which take a quarter of an hour",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,209 @@
+"""Stage ``distil``: VGG-19 and a heap of pictures → a small network that stands in for it.
+
+Writes ``pipeline/embedded``, or the path it is given. Frozen in dvc.yaml: `dvc repro` must not
+begin an hour's work by itself. A run that was stopped goes on from the last epoch it finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from torch import Tensor
+
+from pipeline import paths
+from pipeline.crops import Crops
+from pipeline.distillation import Teaching
+from pipeline.errors import UserError, command_line
+from pipeline.files import sha256, write_json, write_text
+from pipeline.lessons import Lessons
+from pipeline.params import read_params
+from pipeline.pictures import read_picture
+from pipeline.provenance import package_versions
+from pipeline.schema import Distillation, Params
+from pipeline.sources import locate
+from pipeline.student import SMALL_LAYERS, Student
+from pipeline.tracking import tracked_run
+from pipeline.trainer import run
+from pipeline.vgg import Features, rescaling_means
+from pipeline.weights import EMBEDDED, imagenet_weights, load_weights, save_small
+
+HELD_OUT = 20
+"""One picture in so many is not learned from; the residuals of the record are measured on them."""
+SAMPLE = 64
+"""Crops over which the layers' units and the filters' means are taken, and the residuals."""
+
+
+def distil(params: Params, output: Path = EMBEDDED) -> None:
+    """Teaches a small network; writes its weights, a record of how, and the curve of its lessons.
+
+    Args:
+        params: of which the sections ``distillation`` and ``tracking`` are read.
+        output: the .safetensors file; record and curve lie beside it, as .json and .csv.
+
+    Raises:
+        UserError: no section ``distillation``, or a teacher or pictures that cannot be read.
+    """
+    if params.distillation is None:
+        raise UserError("params.yaml has no section distillation. Add it")
+    settings = params.distillation
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher_file = _teacher_file(settings)
+    teacher = Features(load_weights(teacher_file, settings.convention), "avg").to(device)
+    files = picture_files(settings.pictures)
+    record: dict[str, Any] = {
+        # What lies where on this machine is nobody's business; the hashes say what it was.
+        "settings": settings.model_dump(exclude={"weights", "pictures"}),
+        "teacher": {"file": teacher_file.name, "sha256": sha256(teacher_file)},
+        "pictures": {"count": len(files), "sha256": _digest(map(sha256, files))},
+    }
+    pictures = [read_picture(file) for file in files]
+    learned = [picture for index, picture in enumerate(pictures) if index % HELD_OUT]
+    held_out = pictures[::HELD_OUT]
+    units, means = scales(teacher, Crops(learned, settings.crop_size, (settings.seed, 0, 0)))
+    lessons = Lessons(in_precision(teacher, settings.precision), units, means, learned, settings)
+    module = Teaching(Student(settings.widths, units, settings.seed), lessons, settings).to(device)
+    folder = paths.shared_root() / "data" / "distillation" / _digest([json.dumps(record)])[:16]
+    with tracked_run(
+        params.tracking, root=paths.shared_root(), name="distil", job_type="distil", config=record
+    ) as tracked:
+        history = teach(module, folder, WandbLogger(experiment=tracked))
+        record["residuals"] = residuals(
+            module.to(device), Crops(held_out, settings.crop_size, (settings.seed, 0, 1))
+        )
+        tracked.summary.update({"residuals": record["residuals"]})
+    save_small(output, module.student.weights())
+    record |= {"packages": package_versions(), "device": device.type}
+    write_json(output.with_suffix(".json"), record)
+    write_text(output.with_suffix(".csv"), history)
+    shutil.rmtree(folder)
+    print(f"distil: {output}, {output.stat().st_size / 2**20:.2f} MiB")
+
+
+def picture_files(sources: Iterable[str]) -> list[Path]:
+    """Returns the files that sources stand for, in order of their names, each once.
+
+    Args:
+        sources: folders, of which every file is taken that is not hidden, or what ``locate`` takes.
+
+    Raises:
+        UserError: fewer than two files, or a source that is not there.
+    """
+    files: list[Path] = []
+    for source in sources:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            inside = [path for path in folder.iterdir() if path.is_file()]
+            files += sorted(path for path in inside if not path.name.startswith("."))
+        else:
+            files.append(locate(source, None, paths.downloads()))
+    files = list(dict.fromkeys(files))
+    if len(files) < 2:
+        raise UserError(
+            f"distillation.pictures has {len(files)} picture(s); some hundred are needed, of all "
+            "kinds. Name a folder that holds them"
+        )
+    return files
+
+
+def scales(teacher: Features, crops: Crops) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Returns each layer's unit, the standard deviation of VGG-19's activations, and the means
+    that the rescaled VGG-19's filters are divided by."""
+    images = crops.plain(SAMPLE).to(teacher.get_buffer("mean").device)
+    with torch.no_grad():
+        units = {name: maps.std().item() for name, maps in teacher(images, SMALL_LAYERS).items()}
+    means, _ = rescaling_means(teacher, torch.split(images, 1))
+    return units, {name: means[name] for name in SMALL_LAYERS}
+
+
+def in_precision(teacher: Features, precision: str) -> Features:
+    """Returns the teacher, computing in bfloat16 or as it is; laid out as processors like it."""
+    if precision == "bf16":
+        teacher = teacher.bfloat16()
+    return teacher.to(memory_format=torch.channels_last)
+
+
+def teach(module: Teaching, folder: Path, logger: Logger | None) -> str:
+    """Trains, from the checkpoint in ``folder`` if there is one; returns the curve as CSV.
+
+    A row for each epoch: its number from 1, the loss and each layer's residual, filters as they
+    are.
+    """
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    curve = _Curve()
+    last = folder / "last.ckpt"
+    run(
+        module,
+        module.device,
+        resume_from=last if last.is_file() else None,
+        max_epochs=module.settings.epochs,
+        callbacks=[checkpoint, curve],
+        logger=logger or False,
+        deterministic=True,
+    )
+    return curve.text()
+
+
+def residuals(module: Teaching, crops: Crops) -> dict[str, float]:
+    """Returns the share of VGG-19's variance that each layer misses, filters as they are."""
+    batches = torch.split(crops.plain(SAMPLE), module.settings.batch_size)
+    sums = dict.fromkeys(SMALL_LAYERS, 0.0)
+    with torch.no_grad():
+        for batch in batches:
+            found = module.residuals(module.lessons.lesson(batch, (0, 0)))
+            for name, (raw, _) in found.items():
+                sums[name] += raw.item() * len(batch)
+    return {name: round(total / SAMPLE, 4) for name, total in sums.items()}
+
+
+class _Curve(pl.Callback):
+    """Keeps and prints the means of each epoch; a checkpoint keeps them too."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        means = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch + 1, **means})
+        layers = " ".join(f"{means[f'residual_{name}']:.3f}" for name in SMALL_LAYERS)
+        print(f"epoch {trainer.current_epoch + 1}: {layers}", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def text(self) -> str:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        return table.getvalue()
+
+
+def _teacher_file(settings: Distillation) -> Path:
+    if settings.weights == "imagenet":
+        return imagenet_weights()
+    return locate(settings.weights, None, paths.downloads())
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    command_line(lambda: distil(read_params(), *map(Path, sys.argv[1:])))
