@@ -26,9 +26,15 @@ Mode = Literal["online", "offline", "disabled"]
 
 @contextmanager
 def tracked_run(
-    tracking: Tracking, *, root: Path, name: str, job_type: str, config: Mapping[str, Any]
+    tracking: Tracking,
+    *,
+    root: Path,
+    name: str,
+    job_type: str,
+    config: Mapping[str, Any],
+    against: str = "evaluation",
 ) -> Iterator[Run]:
-    """Yields a W&B run, whose curves are drawn against the count of evaluations.
+    """Yields a W&B run.
 
     Closes it afterwards, as failed if the block raised, and says how to upload what was not.
 
@@ -37,6 +43,7 @@ def tracked_run(
         root: absolute path of the folder that gets ``wandb/``.
         name, job_type: shown in the dashboard; the job type is the stage's name.
         config: everything that defines the run; plain values, no secrets.
+        against: the logged value that curves are drawn against.
     """
     root.mkdir(parents=True, exist_ok=True)
     run = _start(
@@ -50,8 +57,8 @@ def tracked_run(
         config=dict(config),
         dir=str(root),
     )
-    run.define_metric("evaluation", hidden=True)
-    run.define_metric("*", step_metric="evaluation")
+    run.define_metric(against, hidden=True)
+    run.define_metric("*", step_metric=against)
     try:
         yield run
     except BaseException:

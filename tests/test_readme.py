@@ -16,7 +16,7 @@ from conftest import REPOSITORY, write_params
 
 from pipeline.params import read_params
 
-PAGES = ["README.md", "benchmarks/README.md"]
+PAGES = ["README.md", "benchmarks/README.md", "pipeline/embedded/README.md"]
 
 
 def text_of(page: str) -> str:
@@ -81,6 +81,13 @@ def test_links_lead_to_files(page: str) -> None:
 def test_params_yaml_explains_every_setting() -> None:
     text = (REPOSITORY / "params.yaml").read_text("utf-8")
     params = read_params(REPOSITORY / "params.yaml")
-    for section in (params.backbone, params.defaults, params.defaults.lbfgs, params.tracking):
+    assert params.distillation is not None
+    for section in (
+        params.backbone,
+        params.defaults,
+        params.defaults.lbfgs,
+        params.distillation,
+        params.tracking,
+    ):
         for key in type(section).model_fields:
             assert re.search(rf"^ +{key}:", text, re.MULTILINE), key

@@ -76,7 +76,12 @@ def distil(params: Params, output: Path = EMBEDDED) -> None:
     module = Teaching(Student(settings.widths, units, settings.seed), lessons, settings).to(device)
     folder = paths.shared_root() / "data" / "distillation" / _digest([json.dumps(record)])[:16]
     with tracked_run(
-        params.tracking, root=paths.shared_root(), name="distil", job_type="distil", config=record
+        params.tracking,
+        root=paths.shared_root(),
+        name="distil",
+        job_type="distil",
+        config=record,
+        against="epoch",
     ) as tracked:
         history = teach(module, folder, WandbLogger(experiment=tracked))
         record["residuals"] = residuals(
