@@ -1,6 +1,6 @@
 # make repro   install what is missing, then run what params.yaml asks for and has not been run
 # make test    install what is missing, then lint, type-check and test
-# make distil  teach the small network anew, by params.yaml: an hour or two
+# make distil  teach the small network anew, by params.yaml: about an hour
 # make clean   remove what these computed; the environment and DVC's cache stay
 
 PYTHON ?= python3

@@ -16,10 +16,11 @@ class BoundedLBFGS(torch.optim.LBFGS):
     measured along what was taken. Where the loss is hardly curved between two images, the inverse
     of that curvature is a step of a million times the picture's range, and the loss infinite after
     it. Style losses are quartic in the activations, so this happens, most often at the second step.
+    What a line search tries on its way is not bound.
 
     Args:
         parameter: the tensor; a leaf that requires its gradient.
-        largest_step: mean distance that a step may move a value; ≥ 0.
+        largest_step: mean distance that a step may move a value; > 0.
         options: of ``torch.optim.LBFGS``, other than ``max_iter``, which is 1.
     """
 

@@ -1,6 +1,6 @@
 """What a student learns in an epoch: images, and VGG-19's activations on them.
 
-Part of the images come from the student's own optimisations. L-BFGS finds what a network gets
+Part of the images may come from the student's own optimisations. L-BFGS finds what a network gets
 wrong and makes more of it; shown to VGG-19, these images are where the student has most to learn.
 """
 

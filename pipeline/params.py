@@ -148,9 +148,14 @@ def _check_image_names(path: Path, params: Params) -> None:
 
 
 def _check_layers(path: Path, params: Params) -> None:
-    """Refuses layers that the network of an experiment, or of its warm start, does not have."""
+    """Refuses layers that an experiment's networks lack, and a warm start that is none."""
     for name, experiment in params.experiments.items():
         networks = {params.backbone.architecture: "backbone.architecture"}
+        if experiment.warm_start and params.backbone.weights == "embedded":
+            raise UserError(
+                f"{path}: experiments.{name}.warm_start: the whole run is on the embedded network. "
+                "Set backbone.architecture: vgg19 and its weights, or warm_start: null"
+            )
         if experiment.warm_start:
             networks["vgg19-small"] = "its warm start"
         for network, reason in networks.items():

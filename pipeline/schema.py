@@ -177,6 +177,9 @@ def _layers_of_the_small_network(layers: dict[str, float]) -> dict[str, float]:
         check_layers(layers, ARCHITECTURES["vgg19-small"])
     except UserError as error:
         raise ValueError(str(error)) from error
+    for name in ARCHITECTURES["vgg19-small"]:
+        if not layers.get(name):
+            raise ValueError(f"{name} has no weight above 0, so the network would not learn it")
     return layers
 
 

@@ -20,8 +20,8 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 """What the original network subtracts from blue, green and red on the 0–255 scale."""
 
 GIVE_A_PATH = (
-    "Give the path of a file you have: `make repro WEIGHTS=/path/to/vgg19.pth` (.pth or "
-    ".safetensors), or write the path at backbone.weights in params.yaml"
+    "Give the path of a file you have (.pth or .safetensors) in params.yaml, at backbone.weights "
+    "(`make repro WEIGHTS=/path/to/vgg19.pth` does that), or at distillation.weights for a teacher"
 )
 
 
@@ -110,6 +110,10 @@ def _convolution(found: Mapping[str, Tensor], layer: Layer, path: Path) -> tuple
     for kind, shape in shapes.items():
         keys = f"features.{layer.number}.{kind}", f"{layer.name}.{kind}"
         tensor = next((found[key] for key in keys if key in found), None)
+        if "conv1_1.head" in found:
+            raise UserError(
+                f"{path} is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small"
+            )
         if not isinstance(tensor, Tensor):
             raise UserError(
                 f"{path} has neither {keys[0]} nor {keys[1]}: it is not VGG-19 in torchvision's or "

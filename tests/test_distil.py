@@ -20,7 +20,7 @@ from pipeline.distillation import Teaching
 from pipeline.errors import UserError
 from pipeline.lessons import Lessons, optimised, thinned
 from pipeline.params import read_params
-from pipeline.stages.distil import distil, picture_files, scales, teach
+from pipeline.stages.distil import _reduced, distil, picture_files, scales, teach
 from pipeline.student import SMALL_LAYERS, Student
 from pipeline.vgg import Features
 from pipeline.weights import load_small
@@ -239,8 +239,42 @@ def test_missing_section_and_missing_pictures_are_named(
     section(pictures=[str(empty)])
     with pytest.raises(UserError, match=r"has 0 picture\(s\); some hundred are needed"):
         distil(read_params())
+    section(pictures=["data/training"])
+    with pytest.raises(
+        UserError, match=r"there is no folder data/training\. Some hundred pictures"
+    ):
+        distil(read_params())
     params: dict[str, Any] = tiny_params(weights_file)
     del params["distillation"]
     write_params(workspace, params)
     with pytest.raises(UserError, match=r"has no section distillation\. Add it"):
         distil(read_params())
+
+
+def test_lessons_that_diverge_end_with_the_remedy_and_leave_the_network_alone(
+    section: Callable[..., None], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.distillation.FLAT", float("nan"))
+    output = workspace / "small.safetensors"
+    with pytest.raises(
+        UserError, match=r"loss is nan in epoch 1: .* Lower distillation\.learning_rate"
+    ):
+        distil(read_params(), output)
+    assert not output.exists()
+    assert not list(workspace.rglob("last.ckpt"))
+
+
+def test_network_is_written_as_safetensors(section: Callable[..., None]) -> None:
+    with pytest.raises(UserError, match=r"written as \.safetensors, not as mine\.json"):
+        distil(read_params(), Path("mine.json"))
+
+
+def test_layer_that_would_not_be_learned_is_named(section: Callable[..., None]) -> None:
+    section(layers={"conv1_1": 1.0})
+    with pytest.raises(UserError, match="conv1_2 has no weight above 0"):
+        read_params()
+
+
+def test_large_pictures_are_reduced(tmp_path: Path) -> None:
+    assert _reduced(Image.new("RGB", (1000, 600))).size == (400, 240)
+    assert _reduced(Image.new("RGB", (40, 30))).size == (40, 30)

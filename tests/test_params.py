@@ -298,3 +298,8 @@ def test_layer_that_the_network_lacks_is_named_with_its_experiment(
         "has no layer conv3_4. The layers are conv1_1, conv1_2, conv2_1",
     ):
         changed(change)
+
+
+def test_warm_start_on_the_network_itself_is_refused(changed: Any) -> None:
+    with pytest.raises(UserError, match="warm_start: the whole run is on the embedded network"):
+        changed(lambda params: params["defaults"].update(warm_start="embedded"))

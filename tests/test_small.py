@@ -16,7 +16,7 @@ from pipeline.losses import CONVENTIONS, gram_matrix
 from pipeline.small import predicting, square_root, tapped
 from pipeline.student import Student
 from pipeline.vgg import Features, rescaling_means
-from pipeline.weights import EMBEDDED, load_small, save_small
+from pipeline.weights import EMBEDDED, load_small, load_weights, save_small
 
 SMALL = ARCHITECTURES["vgg19-small"]
 WIDTHS = (4, 6, 8, 10, 12)
@@ -115,6 +115,11 @@ def test_file_of_something_else_is_refused(
 def test_file_of_vgg19_names_the_setting(weights_file: Path) -> None:
     with pytest.raises(UserError, match=r"For a file of VGG-19 set backbone.architecture: vgg19"):
         load_small(weights_file)
+
+
+def test_file_of_a_small_network_where_vgg19_is_asked_for_names_the_setting() -> None:
+    with pytest.raises(UserError, match=r"Set backbone\.architecture: vgg19-small"):
+        load_weights(EMBEDDED, "torchvision")
 
 
 def test_embedded_network_is_small_enough_to_come_along() -> None:

@@ -10,6 +10,8 @@ import csv
 import hashlib
 import io
 import json
+import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -20,6 +22,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
 from torch import Tensor
 
 from pipeline import paths
@@ -30,7 +33,7 @@ from pipeline.files import sha256, write_json, write_text
 from pipeline.lessons import Lessons
 from pipeline.params import read_params
 from pipeline.pictures import read_picture
-from pipeline.provenance import package_versions
+from pipeline.provenance import code_version, package_versions
 from pipeline.schema import Distillation, Params
 from pipeline.sources import locate
 from pipeline.student import SMALL_LAYERS, Student
@@ -41,6 +44,8 @@ from pipeline.weights import EMBEDDED, imagenet_weights, load_weights, save_smal
 
 HELD_OUT = 20
 """One picture in so many is not learned from; the residuals of the record are measured on them."""
+LONG_EDGE = 400
+"""Larger pictures are reduced to this, in pixels: a crop should show more than a patch of sky."""
 SAMPLE = 64
 """Crops over which the layers' units and the filters' means are taken, and the residuals."""
 
@@ -57,18 +62,22 @@ def distil(params: Params, output: Path = EMBEDDED) -> None:
     """
     if params.distillation is None:
         raise UserError("params.yaml has no section distillation. Add it")
+    if output.suffix != ".safetensors":
+        raise UserError(f"the network is written as .safetensors, not as {output}")
     settings = params.distillation
+    # cuBLAS reads this when it is first used, which is before Lightning would set it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    files = picture_files(settings.pictures)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher_file = _teacher_file(settings)
     teacher = Features(load_weights(teacher_file, settings.convention), "avg").to(device)
-    files = picture_files(settings.pictures)
     record: dict[str, Any] = {
         # What lies where on this machine is nobody's business; the hashes say what it was.
         "settings": settings.model_dump(exclude={"weights", "pictures"}),
         "teacher": {"file": teacher_file.name, "sha256": sha256(teacher_file)},
         "pictures": {"count": len(files), "sha256": _digest(map(sha256, files))},
     }
-    pictures = [read_picture(file) for file in files]
+    pictures = [_reduced(read_picture(file)) for file in files]
     learned = [picture for index, picture in enumerate(pictures) if index % HELD_OUT]
     held_out = pictures[::HELD_OUT]
     units, means = scales(teacher, Crops(learned, settings.crop_size, (settings.seed, 0, 0)))
@@ -88,19 +97,17 @@ def distil(params: Params, output: Path = EMBEDDED) -> None:
             module.to(device), Crops(held_out, settings.crop_size, (settings.seed, 0, 1))
         )
         tracked.summary.update({"residuals": record["residuals"]})
-    save_small(output, module.student.weights())
-    record |= {"packages": package_versions(), "device": device.type}
-    write_json(output.with_suffix(".json"), record)
-    write_text(output.with_suffix(".csv"), history)
+    record |= {"code": code_version(), "packages": package_versions(), "device": device.type}
+    _write(output, module.student.weights(), record, history)
     shutil.rmtree(folder)
-    print(f"distil: {output}, {output.stat().st_size / 2**20:.2f} MiB")
 
 
 def picture_files(sources: Iterable[str]) -> list[Path]:
-    """Returns the files that sources stand for, in order of their names, each once.
+    """Returns the files that sources stand for, each once, those of a folder in order of name.
 
     Args:
-        sources: folders, of which every file is taken that is not hidden, or what ``locate`` takes.
+        sources: folders, of which every file is taken that is not hidden and none of their
+            folders, or what ``locate`` takes.
 
     Raises:
         UserError: fewer than two files, or a source that is not there.
@@ -111,8 +118,13 @@ def picture_files(sources: Iterable[str]) -> list[Path]:
         if folder.is_dir():
             inside = [path for path in folder.iterdir() if path.is_file()]
             files += sorted(path for path in inside if not path.name.startswith("."))
-        else:
+        elif folder.suffix or ":" in source:
             files.append(locate(source, None, paths.downloads()))
+        else:
+            raise UserError(
+                f"distillation.pictures: there is no folder {source}. Some hundred pictures are "
+                "needed, of all kinds. Make it and put them there, or name the one that has them"
+            )
     files = list(dict.fromkeys(files))
     if len(files) < 2:
         raise UserError(
@@ -120,6 +132,18 @@ def picture_files(sources: Iterable[str]) -> list[Path]:
             "kinds. Name a folder that holds them"
         )
     return files
+
+
+def _write(output: Path, weights: dict[str, Tensor], record: dict[str, Any], history: str) -> None:
+    save_small(output, weights)
+    write_json(output.with_suffix(".json"), record)
+    write_text(output.with_suffix(".csv"), history)
+    print(f"distil: {output}, {output.stat().st_size / 2**20:.2f} MiB")
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((LONG_EDGE, LONG_EDGE), Image.Resampling.LANCZOS)
+    return picture
 
 
 def scales(teacher: Features, crops: Crops) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -182,6 +206,11 @@ class _Curve(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         means = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, means.values())):  # before the checkpoint is written
+            raise UserError(
+                f"the loss is {means['loss']} in epoch {trainer.current_epoch + 1}: the lessons "
+                "diverged. Lower distillation.learning_rate. The epoch before is kept"
+            )
         self.rows.append({"epoch": trainer.current_epoch + 1, **means})
         layers = " ".join(f"{means[f'residual_{name}']:.3f}" for name in SMALL_LAYERS)
         print(f"epoch {trainer.current_epoch + 1}: {layers}", flush=True)
@@ -211,4 +240,4 @@ def _digest(texts: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    command_line(lambda: distil(read_params(), *map(Path, sys.argv[1:])))
+    command_line(lambda: distil(read_params(), *map(Path, sys.argv[1:2])))

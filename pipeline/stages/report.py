@@ -104,9 +104,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:
+    """Returns the columns of the main stage: those of a warm start are another network's."""
     with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {column: [float(row[column]) for row in rows] for column in rows[0] if column != "stage"}
+        rows = [row for row in csv.DictReader(file) if row.pop("stage") == "main"]
+    return {column: [float(row[column]) for row in rows] for column in rows[0]}
 
 
 def _track(cells: list[Cell], params: Params) -> None:

@@ -77,7 +77,7 @@ def stylize(name: str, params: Params) -> None:
             start, warm = module.image.detach(), module.evaluations
         module = _module(settings, paths.WEIGHTS_FILE, inputs, start, device)
         trainer = fit(module, name=name, evaluations=settings.evaluations, before=warm, **watched)
-        _refuse_unmoved(module, inputs.start)
+        _refuse_unmoved(module, start)
         counts = {
             "warm_evaluations": warm,
             "evaluations": module.evaluations,
@@ -119,7 +119,8 @@ def describe(name: str, settings: Experiment) -> dict[str, Any]:
     }
     if settings.warm_start:
         files["warm_start_weights"] = paths.EMBEDDED_FILE
-    check_backbone(paths.WEIGHTS_FILE)
+    for file in (paths.WEIGHTS_FILE, paths.EMBEDDED_FILE):
+        check_backbone(file)
     inputs = {role: sha256(file) for role, file in files.items()}
     return {
         "settings": settings.model_dump(),
