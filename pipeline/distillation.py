@@ -63,7 +63,7 @@ class Teaching(pl.LightningModule):
             residuals = self.residuals(lesson)
         loss = torch.stack(
             [
-                self.settings.layers.get(name, 0.0) * (raw + rescaled) / 2
+                self.settings.layers[name] * (raw + rescaled) / 2
                 for name, (raw, rescaled) in residuals.items()
             ]
         ).sum()

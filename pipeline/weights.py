@@ -68,6 +68,10 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
         UserError: no such file, unreadable, or not VGG-19's sixteen convolutions.
     """
     found = _read(path)
+    if "conv1_1.head" in found:
+        raise UserError(
+            f"{path} is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small"
+        )
     weights: dict[str, Tensor] = {}
     for layer in LAYERS.values():
         weights[f"{layer.name}.weight"], weights[f"{layer.name}.bias"] = _convolution(
@@ -110,10 +114,6 @@ def _convolution(found: Mapping[str, Tensor], layer: Layer, path: Path) -> tuple
     for kind, shape in shapes.items():
         keys = f"features.{layer.number}.{kind}", f"{layer.name}.{kind}"
         tensor = next((found[key] for key in keys if key in found), None)
-        if "conv1_1.head" in found:
-            raise UserError(
-                f"{path} is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small"
-            )
         if not isinstance(tensor, Tensor):
             raise UserError(
                 f"{path} has neither {keys[0]} nor {keys[1]}: it is not VGG-19 in torchvision's or "

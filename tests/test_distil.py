@@ -139,7 +139,7 @@ def test_optimised_images_come_into_lessons_after_the_plain_epochs(
     assert counts == [0, 8]
 
 
-def test_optimised_images_are_nearer_to_what_was_asked(
+def test_optimised_images_are_three_moments_of_a_run(
     section: Callable[..., None], pictures: Path, weights: dict[str, Tensor]
 ) -> None:
     module = module_of(pictures, weights)
