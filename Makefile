@@ -1,4 +1,5 @@
 # make repro   install what is missing, then run what params.yaml asks for and has not been run
+# make paper   the same figures with the paper's own pictures, VGG-19 and 512 pixels
 # make test    install what is missing, then lint, type-check and test
 # make distil  teach the small network anew, by params.yaml: about an hour
 # make clean   remove what these computed; the environment and DVC's cache stay
@@ -9,12 +10,18 @@ BIN    := $(VENV)/bin
 # The commands in dvc.yaml say `python`: the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint distil clean
+.PHONY: repro paper test lint distil clean
 
 # WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
 repro: $(VENV)/installed
-	python -m pipeline.params $(if $(WEIGHTS),'$(abspath $(WEIGHTS))')
+	$(if $(WEIGHTS),python -m pipeline.presets weights '$(abspath $(WEIGHTS))')
+	python -m pipeline.params
 	dvc repro
+
+# Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
+paper: $(VENV)/installed
+	python -m pipeline.presets paper
+	$(MAKE) repro
 
 distil: $(VENV)/installed
 	python -m pipeline.stages.distil
@@ -35,5 +42,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf data/images data/backbone data/experiments data/downloads data/distillation reports/index.html reports/media
+	rm -rf data/images data/backbone data/experiments data/status data/downloads data/distillation
+	rm -rf reports/*.html reports/summary.md reports/experiments reports/media reports/sheets
 	rm -rf benchmarks/runs .mypy_cache .pytest_cache .ruff_cache

@@ -6,9 +6,6 @@ runs, and says some mistakes in its own words; ``python -m pipeline.params`` is 
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import UserError, command_line, nearest
-from pipeline.files import write_text
 from pipeline.layers import ARCHITECTURES, check_layers
 from pipeline.schema import (
     Backbone,
     CataloguedImage,
     Distillation,
     Experiment,
+    Figure,
     Lbfgs,
     Params,
     Section,
@@ -38,6 +35,7 @@ _SECTION_MODELS: dict[str, type[Section]] = {
     "defaults": Settings,
     "lbfgs": Lbfgs,
     "experiments": Experiment,
+    "figures": Figure,
     "distillation": Distillation,
     "tracking": Tracking,
 }
@@ -61,6 +59,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
             f"{path} has {len(mistakes)} mistake(s):\n  " + "\n  ".join(mistakes)
         ) from None
     _check_image_names(path, params)
+    _check_figures(path, params)
     _check_layers(path, params)
     return params
 
@@ -138,12 +137,26 @@ def _sentence(item: dict[str, Any]) -> str:
 
 def _check_image_names(path: Path, params: Params) -> None:
     known = list(params.images)
+    named = {f"cast.{role}": image for role, image in params.cast.items()}
     for name, experiment in params.experiments.items():
-        for role, image in (("content", experiment.content), ("style", experiment.style)):
-            if image not in known:
+        named[f"experiments.{name}.content"] = experiment.content
+        named[f"experiments.{name}.style"] = experiment.style
+    for place, image in named.items():
+        if image not in known:
+            raise UserError(
+                f"{path}: {place}: no image {image!r} in the catalogue{nearest(image, known)} "
+                f"The images are {', '.join(known)}"
+            )
+
+
+def _check_figures(path: Path, params: Params) -> None:
+    known = list(params.experiments)
+    for figure, layout in params.figures.items():
+        for name in layout.experiments:
+            if name not in known:
                 raise UserError(
-                    f"{path}: experiments.{name}.{role}: no image {image!r} in the catalogue"
-                    f"{nearest(image, known)} The images are {', '.join(known)}"
+                    f"{path}: figures.{figure}.rows: no experiment {name!r}{nearest(name, known)} "
+                    f"The experiments are {', '.join(known)}"
                 )
 
 
@@ -170,32 +183,8 @@ def _check_layers(path: Path, params: Params) -> None:
                     raise UserError(f"{place}: {error}") from error
 
 
-def write_weights(weights: Path, path: Path = PARAMS_FILE) -> None:
-    """Writes a path of VGG-19's weights at ``backbone.weights``, and the architecture beside it.
-
-    Nothing else of the file changes.
-
-    Raises:
-        UserError: no such file of weights, or no such lines in the parameters.
-    """
-    if not weights.is_file():
-        raise UserError(f"there is no file of weights at {weights}. Correct the path")
-    text = path.read_text(encoding="utf-8")
-    value = json.dumps(str(weights), ensure_ascii=False)
-    for key, new in (("architecture", "vgg19"), ("weights", value)):
-        # DVC may have rewritten the file and broken a long value into deeper lines.
-        line = rf"^backbone:\n(?:(?: .*)?\n)*?  {key}:(?P<old>.*\n(?: {{4,}}.*\n)*)"
-        found = re.search(line, text, re.MULTILINE)
-        if not found:
-            raise UserError(f"{path} has no line `{key}:` under `backbone:`. Add it")
-        text = f"{text[: found.start('old')]} {new}\n{text[found.end('old') :]}"
-    write_text(path, text)
-
-
 def main() -> None:
-    """Checks params.yaml; given a path, first writes it there as that of VGG-19's weights."""
-    if len(sys.argv) > 1:
-        write_weights(Path(sys.argv[1]))
+    """Checks params.yaml."""
     print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from pipeline.files import replacing
 
 _STYLE: Any = {
     "svg.hashsalt": "style-transfer",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -23,32 +25,82 @@ _STYLE: Any = {
 _DECADES = 1e-5
 """The lower end of an axis, as a fraction of the upper: below it a start is only rounding."""
 
-_PANELS = {"total": "total loss", "content": "content loss", "style": "style loss"}
+_TERMS = ("total", "content", "style", "variation")
+_WEIGHTED = "_weighted"
 
 
-def loss_curves(histories: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Writes the curves of several runs, one panel each for total, content and style loss.
+def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Writes the curves of one run: the total and its terms, and beside them each layer's part.
 
-    Both weighted losses are drawn, on a logarithmic axis, against the count of evaluations.
-    A loss of 0, as the content loss at a start from the content, has no place there and is left
-    out.
+    All are weighted, on a logarithmic axis, against the count of evaluations. A loss of 0, as the
+    content loss at a start from the content, has no place there and is left out.
 
     Args:
-        histories: {experiment: {column of history.csv: its values}}.
+        history: {column of history.csv: its values}.
         path: the SVG file; written atomically.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        for position, (column, title) in enumerate(_PANELS.items(), 1):
-            axes = figure.add_subplot(1, len(_PANELS), position)
-            for name, history in histories.items():
-                drawn = [value if value > 0 else float("nan") for value in history[column]]
-                axes.plot(history["evaluation"], drawn, label=name, linewidth=1.3)
-            axes.set(yscale="log", title=title, xlabel="evaluations")
+    layers = {
+        column.removesuffix(_WEIGHTED).replace("_", " ", 1): values
+        for column, values in history.items()
+        if column.endswith(_WEIGHTED)
+    }
+    panels = {"terms": {term: history[term] for term in _TERMS}, "layers, weighted": layers}
+    with _figure(path, (11, 3.6)) as figure:
+        for position, (title, curves) in enumerate(panels.items(), 1):
+            axes = figure.add_subplot(1, 2, position)
+            for name, values in curves.items():
+                drawn = [value if value > 0 else float("nan") for value in values]
+                if any(values):
+                    axes.plot(history["evaluation"], drawn, label=name, linewidth=1.3)
+            axes.set(yscale="log", title=title, xlabel="evaluations", ylabel="loss")
             low, high = axes.get_ylim()
             axes.set_ylim(bottom=max(low, high * _DECADES))
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+            axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def depth_curves(
+    layers: Sequence[str], errors: Sequence[float], likenesses: Sequence[float], path: Path
+) -> None:
+    """Writes pixel RMSE and SSIM of reconstructions against the layers they were made from."""
+    with _figure(path, (6, 2.6)) as figure:
+        for position, (title, values) in enumerate(
+            (("pixel RMSE", errors), ("SSIM", likenesses)), 1
+        ):
+            axes = figure.add_subplot(1, 2, position)
+            axes.plot(range(len(layers)), values, marker="o")
+            axes.set(title=title, ylim=(0, 1.1 * max(values)), xticks=range(len(layers)))
+            axes.set_xticklabels(layers, rotation=30)
+
+
+def trade_off_curve(
+    ratios: Sequence[float], contents: Sequence[float], styles: Sequence[float], path: Path
+) -> None:
+    """Writes style loss against content loss, a point for each ratio α/β."""
+    with _figure(path, (4.2, 3)) as figure:
+        axes = figure.add_subplot()
+        axes.plot(contents, styles, marker="o")
+        for ratio, content, style in zip(ratios, contents, styles, strict=True):
+            axes.annotate(f"{ratio:g}", (content, style), xytext=(5, 5), textcoords="offset points")
+        axes.set(xscale="log", yscale="log", xlabel="content loss", ylabel="style loss")
+        axes.margins(0.12)
+
+
+def distance_map(titles: Sequence[str], distances: Sequence[Sequence[float]], path: Path) -> None:
+    """Writes a symmetric matrix of distances as a map, darker where they are larger."""
+    with _figure(path, (4.2, 3.4)) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(distances, cmap="Greys", vmin=0)
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right")
+        axes.set_yticks(range(len(titles)), titles)
+        figure.colorbar(image, label="RMSE")
+
+
+@contextmanager
+def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yields a figure of ``size`` inches and writes it when the block is done."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
         with replacing(path) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})

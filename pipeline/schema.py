@@ -160,6 +160,33 @@ class Experiment(Settings):
         return self
 
 
+class Figure(Section):
+    """Experiments that the report shows as one grid. No stage but the report depends on it."""
+
+    title: Annotated[str, Field(min_length=1)]
+    caption: str = ""
+    rows: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    row_titles: list[str] = []
+    column_titles: list[str] = []
+    measure: Literal["reconstruction", "trade-off", "starts"] | None = None
+
+    @model_validator(mode="after")
+    def _titles_fit(self) -> Self:
+        widest = max(map(len, self.rows))
+        for key, count in (("row_titles", len(self.rows)), ("column_titles", widest)):
+            given = len(getattr(self, key))
+            if given not in (0, count):
+                raise ValueError(
+                    f"{key} has {given} titles for {count}. Give each its own, or none"
+                )
+        return self
+
+    @property
+    def experiments(self) -> list[str]:
+        """The names in the grid, each once, in reading order."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
 class Tracking(Section):
     """Weights & Biases. No stage depends on it: changing it re-runs nothing."""
 
@@ -209,6 +236,15 @@ class Params(Section):
     images: dict[Name, CataloguedImage]
     backbone: Backbone
     defaults: Settings
+    cast: dict[str, str] = {}
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    figures: dict[Name, Figure] = {}
     distillation: Distillation | None = None
     tracking: Tracking = Tracking()
+
+    def figure_of(self, experiment: str) -> str | None:
+        """Returns the name of the first figure that shows an experiment, or None."""
+        return next(
+            (name for name, figure in self.figures.items() if experiment in figure.experiments),
+            None,
+        )

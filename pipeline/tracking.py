@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from pipeline.errors import UserError
 from pipeline.provenance import code_version
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 Mode = Literal["online", "offline", "disabled"]
 
 
+class Whereabouts(TypedDict, total=False):
+    """Where W&B has a run; empty for one that is disabled.
+
+    Attributes:
+        url: its page.
+        sync: the command that uploads its offline record, from the repository's folder.
+    """
+
+    url: str
+    sync: str
+
+
 @contextmanager
 def tracked_run(
     tracking: Tracking,
@@ -32,6 +44,7 @@ def tracked_run(
     name: str,
     job_type: str,
     config: Mapping[str, Any],
+    group: str | None = None,
     against: str = "evaluation",
 ) -> Iterator[Run]:
     """Yields a W&B run.
@@ -43,6 +56,7 @@ def tracked_run(
         root: absolute path of the folder that gets ``wandb/``.
         name, job_type: shown in the dashboard; the job type is the stage's name.
         config: everything that defines the run; plain values, no secrets.
+        group: shown in the dashboard where params.yaml names none.
         against: the logged value that curves are drawn against.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -50,7 +64,7 @@ def tracked_run(
         tracking,
         project=tracking.project,
         entity=tracking.entity,
-        group=tracking.group or _default_group(),
+        group=tracking.group or group or _default_group(),
         tags=tracking.tags,
         name=name,
         job_type=job_type,
@@ -92,7 +106,7 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
 
 
 def _finish(run: Run, exit_code: int) -> None:
-    folder, offline = Path(run.dir).parent, run.offline
+    folder, offline = _folder(run), run.offline
     try:
         run.finish(exit_code=exit_code)
     except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
@@ -100,6 +114,17 @@ def _finish(run: Run, exit_code: int) -> None:
         offline = True
     if offline and folder.is_dir():
         print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
+
+
+def whereabouts(run: Run, root: Path) -> Whereabouts:
+    """Returns where a run is; ``root`` as it was started with."""
+    if run.offline:
+        return {"sync": f"wandb sync {_folder(run).relative_to(root)}"}
+    return {"url": run.url} if run.url else {}
+
+
+def _folder(run: Run) -> Path:
+    return Path(run.dir).parent
 
 
 def logged_picture(picture: Image, caption: str) -> Any:

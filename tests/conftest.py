@@ -99,6 +99,8 @@ def tiny_params(weights_file: Path) -> dict[str, object]:
         "first": {"content": "chelsea", "style": "gravel", "content_weight": 1.0},
         "second": {"content": "coffee", "style": "gravel", "init": "content"},
     }
+    params["figures"] = {"both": {"title": "Both", "rows": [["first", "second"]]}}
+    params["cast"] = {}
     params["tracking"] = {"mode": "offline"}
     return params
 

@@ -17,11 +17,12 @@ PACKAGE = REPOSITORY / "pipeline"
 FLOORS = [
     {"errors", "files", "losses", "lbfgs", "crops", "trainer"},
     {"layers", "pictures", "sources"},
-    {"schema", "images", "vgg", "provenance", "paths", "plots"},
+    {"schema", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"params", "objective", "weights", "tracking", "small", "student"},
-    {"module", "lessons"},
-    {"callbacks", "distillation"},
-    {"training"},
+    {"module", "lessons", "status", "presets"},
+    {"callbacks", "distillation", "cells"},
+    {"training", "measures", "media"},
+    {"pages"},
     {"stages.fetch", "stages.backbone", "stages.stylize", "stages.report", "stages.distil"},
 ]
 

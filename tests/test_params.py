@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.params import read_params, write_weights
+from pipeline.params import read_params
 from pipeline.schema import Params
 
 SHIPPED = REPOSITORY / "params.yaml"
@@ -45,6 +45,7 @@ def test_experiment_gets_what_it_does_not_say_from_defaults(changed: Any) -> Non
         params["experiments"] = {
             "a": {"content": "coffee", "style": "ihc", "lbfgs": {"history_size": 9}, "seed": 4}
         }
+        params["figures"] = {}
 
     experiment = changed(change).experiments["a"]
     assert (experiment.size, experiment.seed) == (123, 4)
@@ -58,15 +59,15 @@ def test_listed_layers_share_a_weight_of_one_in_the_networks_order(changed: Any)
 
 
 def test_scientific_notation_is_a_number_as_dvc_reads_it(changed: Any) -> None:
-    params = changed(lambda p: p["experiments"]["cat-in-gravel"].update(content_weight="1e-3"))
-    assert params.experiments["cat-in-gravel"].content_weight == 1e-3
+    params = changed(lambda p: p["experiments"]["fig3-b"].update(content_weight="1e-3"))
+    assert params.experiments["fig3-b"].content_weight == 1e-3
 
 
-CAT = "experiments.cat-in-gravel"
+CAT = "experiments.fig3-b"
 MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     (
         "unknown key of an experiment",
-        lambda p: p["experiments"]["cat-in-gravel"].update(contnet_weight=1),
+        lambda p: p["experiments"]["fig3-b"].update(contnet_weight=1),
         f"{CAT}.contnet_weight: unknown key. Did you mean 'content_weight'?",
     ),
     (
@@ -91,7 +92,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         "unknown image",
-        lambda p: p["experiments"]["cat-in-gravel"].update(style="gravle"),
+        lambda p: p["experiments"]["fig3-b"].update(style="gravle"),
         f"{CAT}.style: no image 'gravle' in the catalogue. Did you mean 'gravel'?",
     ),
     (
@@ -122,7 +123,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         "missing key",
-        lambda p: p["experiments"]["cat-in-gravel"].pop("content"),
+        lambda p: p["experiments"]["fig3-b"].pop("content"),
         f"{CAT}.content: is missing. Add it",
     ),
     ("missing section", lambda p: p.pop("images"), "images: is missing. Add it"),
@@ -138,7 +139,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     ),
     (
         "nothing to do",
-        lambda p: p["experiments"]["cat-in-gravel"].update(content_weight=0, style_weight=0),
+        lambda p: p["experiments"]["fig3-b"].update(content_weight=0, style_weight=0),
         f"{CAT}: nothing to optimise",
     ),
     (
@@ -230,38 +231,6 @@ def test_any_change_is_read_or_named(data: st.DataObject, changed: Any) -> None:
         assert changed(change).experiments is not None
 
 
-def test_given_weights_change_their_line_and_no_other(tmp_path: Path) -> None:
-    weights = tmp_path / 'it\'s a "network".pth'
-    weights.touch()
-    path = tmp_path / "params.yaml"
-    path.write_text(SHIPPED.read_text("utf-8"), encoding="utf-8")
-    write_weights(weights, path)
-    assert read_params(path).backbone.weights == str(weights)
-    before, after = (file.read_text("utf-8").split("\n") for file in (SHIPPED, path))
-    changed = [line for line, other in zip(before, after, strict=True) if line != other]
-    assert changed == ["  architecture: vgg19-small", "  weights: embedded"]
-
-
-def test_weights_that_are_not_there_change_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
-    path.write_text(SHIPPED.read_text("utf-8"), encoding="utf-8")
-    with pytest.raises(UserError, match="there is no file of weights"):
-        write_weights(tmp_path / "nothing.pth", path)
-    assert path.read_text("utf-8") == SHIPPED.read_text("utf-8")
-
-
-def test_weights_replace_a_value_that_dvc_broke_into_two_lines(tmp_path: Path) -> None:
-    weights = tmp_path / "vgg19.pth"
-    weights.touch()
-    path = tmp_path / "params.yaml"
-    broken = SHIPPED.read_text("utf-8").replace(
-        "weights: embedded", "weights: \n    /a/long/path", 1
-    )
-    path.write_text(broken, encoding="utf-8")
-    write_weights(weights, path)
-    assert read_params(path).backbone.weights == str(weights)
-
-
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
@@ -288,13 +257,11 @@ def test_layer_that_the_network_lacks_is_named_with_its_experiment(
         weights = {"vgg19": "imagenet", "vgg19-small": "embedded"}[architecture]
         params["backbone"].update(architecture=architecture, weights=weights)
         warm_start = "embedded" if reason == "its warm start" else None
-        params["experiments"]["cat-in-gravel"].update(
-            style_layers=["conv3_4"], warm_start=warm_start
-        )
+        params["experiments"]["fig3-b"].update(style_layers=["conv3_4"], warm_start=warm_start)
 
     with pytest.raises(
         UserError,
-        match=rf"experiments.cat-in-gravel.style_layers, for {reason} vgg19-small: this network "
+        match=rf"experiments.fig3-b.style_layers, for {reason} vgg19-small: this network "
         "has no layer conv3_4. The layers are conv1_1, conv1_2, conv2_1",
     ):
         changed(change)
@@ -303,3 +270,43 @@ def test_layer_that_the_network_lacks_is_named_with_its_experiment(
 def test_warm_start_on_the_network_itself_is_refused(changed: Any) -> None:
     with pytest.raises(UserError, match="warm_start: the whole run is on the embedded network"):
         changed(lambda params: params["defaults"].update(warm_start="embedded"))
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ({"rows": [["a", "b"]]}, "rows: no experiment 'b'. .*The experiments are a, aa"),
+        ({"rows": [["aaa"]]}, "no experiment 'aaa'. Did you mean 'aa'"),
+        ({"rows": []}, "figures.f.rows: .*at least 1 item"),
+        ({"rows": [[]]}, "figures.f.rows.0: .*at least 1 item"),
+        ({"rows": [["a"]], "row_titles": ["x", "y"]}, "row_titles has 2 titles for 1"),
+        (
+            {"rows": [["a", "aa"], ["a"]], "column_titles": ["x"]},
+            "column_titles has 1 titles for 2",
+        ),
+        ({"rows": [["a"]], "mesure": "starts"}, "unknown key. Did you mean 'measure'"),
+        ({"rows": [["a"]], "measure": "weight"}, "'reconstruction', 'trade-off' or 'starts'"),
+    ],
+)
+def test_mistakes_in_a_figure_are_named(figure: dict[str, Any], message: str, changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        pictures = {"content": "coffee", "style": "ihc"}
+        params["experiments"] = {"a": pictures, "aa": pictures}
+        params["figures"] = {"f": {"title": "F", **figure}}
+
+    with pytest.raises(UserError, match=message):
+        changed(change)
+
+
+def test_part_of_the_cast_without_a_picture_is_named(changed: Any) -> None:
+    with pytest.raises(UserError, match=r"cast\.painting: no image 'brushwrk'"):
+        changed(lambda params: params["cast"].update(painting="brushwrk"))
+
+
+def test_figure_of_an_experiment_is_the_first_that_shows_it(changed: Any) -> None:
+    params = changed(lambda params: None)
+    for name, figure in params.figures.items():
+        assert all(params.figure_of(each) in params.figures for each in figure.experiments), name
+    assert params.figure_of("grid-conv1_1-1") == "grid"
+    assert params.figure_of("fig4-1") == "fig4"
+    assert params.figure_of("unheard") is None

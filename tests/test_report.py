@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import tiny_params, write_params
-from test_stylize import prepared
+from PIL import Image
 from test_tracking import inspected
 
+from pipeline import paths
+from pipeline.errors import UserError
 from pipeline.params import read_params
+from pipeline.pictures import read_picture
+from pipeline.stages.backbone import prepare
+from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 from pipeline.stages.stylize import stylize
+from pipeline.status import recorded
 
-__all__ = ["prepared"]
+HOSTILE = "<script>alert('credit')</script>"
 
 
 class References(HTMLParser):
@@ -35,76 +44,189 @@ class References(HTMLParser):
             self.undescribed.append(given["src"] or "")
 
 
-@pytest.fixture
-def page(prepared: Path, weights_file: Path) -> str:
+@pytest.fixture(scope="module")
+def finished(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace after two experiments, one of whose pictures has a hostile credit."""
+    folder = tmp_path_factory.mktemp("finished")
     params: Any = tiny_params(weights_file)
-    params["images"]["coffee"]["credit"] = "<script>alert('credit')</script>"
-    write_params(prepared, params)
-    for name in ("first", "second"):
-        stylize(name, read_params())
+    params["images"]["coffee"]["credit"] = HOSTILE
+    params["figures"]["both"] |= {"caption": HOSTILE, "column_titles": ["one", "two"]}
+    write_params(folder, params)
+    with contextlib.chdir(folder):
+        read = read_params()
+        prepare(read.backbone)
+        for name in ("first", "second"):
+            fetch(name, read)
+            stylize(name, read)
+    return folder
+
+
+@pytest.fixture
+def cells(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def pages(cells: Path) -> dict[str, References]:
+    """{page: what is in it} of the whole report."""
     report(read_params())
-    return Path("reports/index.html").read_text()
+    return {
+        str(path.relative_to("reports")): read(path) for path in Path("reports").rglob("*.html")
+    }
 
 
-def test_report_shows_every_experiment_with_all_it_has(page: str) -> None:
-    for wanted in ("first", "second", "CC0", "content_weight", "saved_total", "sha256"):
-        assert wanted in page
-    references = References()
-    references.feed(page)
+def read(path: Path) -> References:
+    page = References()
+    page.feed(path.read_text("utf-8"))
+    return page
+
+
+def text(page: str) -> str:
+    return (Path("reports") / page).read_text("utf-8")
+
+
+def change(cells: Path, weights_file: Path, edit: Callable[[Any], object]) -> None:
+    params: Any = tiny_params(weights_file)
+    edit(params)
+    write_params(cells, params)
+
+
+def test_every_experiment_has_its_page_and_its_place_in_a_figure(
+    pages: dict[str, References],
+) -> None:
+    assert set(pages) == {
+        "index.html",
+        "compare.html",
+        "experiments/first.html",
+        "experiments/second.html",
+    }
     for name in ("first", "second"):
-        assert f"media/{name}/image.png" in references.found
-        assert f"media/{name}/00004.png" in references.found
-    assert references.undescribed == []
-    assert "&lt;script&gt;" in page
-    assert "<script" not in page
+        assert f"media/{name}/image.png" in pages["index.html"].found
+        assert f"experiments/{name}.html" in pages["index.html"].found
+        assert f"../media/{name}/00004.jpg" in pages[f"experiments/{name}.html"].found
+        for wanted in ("content_weight", "saved_total", "sha256", "wandb sync wandb/offline-run-"):
+            assert wanted in text(f"experiments/{name}.html")
+        assert name in text("summary.md")
+    assert "content_weight" in text("index.html")  # in which the two differ
+    assert read_picture(Path("reports/sheets/both.png")).width > 300
 
 
-def test_report_needs_nothing_outside_its_folder(page: str) -> None:
-    references = References()
-    references.feed(page)
-    for reference in references.found:
-        assert reference.startswith("#") or (Path("reports") / reference).is_file()
-    assert not re.search(r"url\(|@import|<link", page)
-    picture = Path("reports/media/losses.svg").read_text()
-    assert not re.search(r'href="(?!#)', picture)
+def test_pages_need_nothing_outside_their_folder(pages: dict[str, References]) -> None:
+    for page, content in pages.items():
+        for reference in content.found:
+            path, _, place = reference.partition("#")
+            target = Path("reports") / Path(page).parent / path if path else Path("reports") / page
+            assert reference == "data:," or target.is_file(), reference
+            if place and not place.startswith("a="):
+                assert f'id="{place}"' in target.read_text("utf-8")
+    for file in Path("reports").rglob("*.*"):
+        if file.suffix in (".css", ".svg", ".js"):
+            assert not re.search(r"url\((?!#)|@import|href=\"(?!#)", file.read_text("utf-8")), file
 
 
-def test_settings_that_differ_from_the_defaults_are_marked(page: str) -> None:
-    changed = re.findall(r'class="changed"><th scope="row">(\w+)', page)
-    assert "init" in changed
-    assert "size" not in changed
+def test_names_and_credits_are_escaped_and_images_described(pages: dict[str, References]) -> None:
+    for page, content in pages.items():
+        assert HOSTILE not in text(page)
+        assert content.undescribed == []
+    assert "&lt;script&gt;" in text("index.html")
+    assert "&lt;script&gt;" in text("experiments/second.html")
 
 
-def test_report_has_the_same_bytes_twice(page: str) -> None:
+def test_settings_that_differ_from_the_defaults_are_marked(pages: dict[str, References]) -> None:
+    changed = re.findall(r'class="changed"><th scope="row">(\w+)', text("experiments/second.html"))
+    assert set(changed) == {"content", "style", "init"}
+
+
+def test_report_has_the_same_bytes_twice(pages: dict[str, References]) -> None:
     before = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
     report(read_params())
     after = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
     assert after == before
-    assert len(before) > 8
+    assert len(before) > 15
 
 
-def test_removed_experiment_leaves_the_report(
-    page: str, prepared: Path, weights_file: Path
+def test_cells_run_again_give_the_same_report_but_for_the_name_of_the_run(
+    pages: dict[str, References],
 ) -> None:
-    params: Any = tiny_params(weights_file)
-    del params["experiments"]["second"]
-    write_params(prepared, params)
-    report(read_params())
-    assert "second" not in Path("reports/index.html").read_text()
-    assert not Path("reports/media/second").exists()
+    def contents() -> dict[Path, bytes]:
+        return {
+            path: re.sub(rb"offline-run-[\w-]+", b"", path.read_bytes())
+            for path in Path("reports").rglob("*")
+            if path.is_file()
+        }
 
-
-def test_wandb_gets_one_table_of_all_experiments(prepared: Path) -> None:
+    before = contents()
     for name in ("first", "second"):
         stylize(name, read_params())
-    for run in prepared.glob("wandb/offline-run-*"):
+    report(read_params())
+    assert contents() == before
+
+
+def test_removed_experiment_leaves_the_report(cells: Path, weights_file: Path) -> None:
+    report(read_params())
+
+    def edit(params: Any) -> None:
+        del params["experiments"]["second"]
+        params["figures"] = {}
+
+    change(cells, weights_file, edit)
+    report(read_params())
+    assert "second" not in text("index.html")
+    assert "Other experiments" in text("index.html")
+    assert not Path("reports/media/second").exists()
+    assert not Path("reports/experiments/second.html").exists()
+
+
+def test_experiment_that_failed_is_shown_with_its_reason(cells: Path) -> None:
+    (paths.EXPERIMENTS / "second" / "image.png").unlink()
+    with pytest.raises(UserError), recorded("second", Path("never.png")):
+        raise UserError("loss is nan: <b>lower</b> lr")
+    report(read_params())
+    for page in ("index.html", "experiments/second.html"):
+        assert "No result." in text(page)
+        assert "loss is nan: &lt;b&gt;lower&lt;/b&gt; lr" in text(page)
+    assert "no result" in text("summary.md")
+    assert "media/first/image.png" in text("index.html")
+
+
+def test_experiment_that_never_ran_is_shown_with_what_to_do(
+    cells: Path, weights_file: Path
+) -> None:
+    third = {"content": "chelsea", "style": "gravel"}
+    change(cells, weights_file, lambda params: params["experiments"].update(third=third))
+    report(read_params())
+    assert "Not run yet: dvc repro stylize@third" in text("index.html")
+    assert "Not run yet" in text("experiments/third.html")
+
+
+def test_results_of_other_settings_are_not_shown_under_these(
+    cells: Path, weights_file: Path
+) -> None:
+    change(cells, weights_file, lambda p: p["experiments"]["first"].update(content_weight=9.0))
+    report(read_params())
+    assert "Made with other settings than params.yaml has now" in text("index.html")
+    assert "media/first/image.png" not in text("index.html")
+
+
+def test_run_of_another_picture_is_not_given_as_this_ones(cells: Path) -> None:
+    Image.new("RGB", (8, 8)).save(paths.EXPERIMENTS / "first" / "image.png")
+    report(read_params())
+    assert "no run of this picture is known here" in text("experiments/first.html")
+    assert "wandb sync" in text("experiments/second.html")
+
+
+def test_wandb_gets_one_table_of_all_experiments(cells: Path) -> None:
+    for run in cells.glob("wandb/offline-run-*"):
         run.rename(run.with_name(f"earlier-{run.name}"))
     report(read_params())
-    (table,) = prepared.glob("wandb/offline-run-*/files/media/table/*.json")
+    (table,) = cells.glob("wandb/offline-run-*/files/media/table/*.json")
     content = json.loads(table.read_text())
-    assert content["columns"][:5] == ["experiment", "content", "style", "result", "settings"]
-    assert [row[0] for row in content["data"]] == ["first", "second"]
-    assert all(row[1:4] == ["Image"] * 3 for row in content["data"])
-    text = json.dumps(inspected(prepared))
+    assert content["columns"][:4] == ["experiment", "figure", "content", "style"]
+    assert [row[:2] for row in content["data"]] == [["first", "both"], ["second", "both"]]
+    assert all(row[2:5] == ["Image"] * 3 for row in content["data"])
+    text = json.dumps(inspected(cells))
     pictures = {"chelsea", "coffee", "gravel", "result of first", "result of second"}
     assert len(set(re.findall(r"media/images/\w+\.png", text))) == len(pictures)

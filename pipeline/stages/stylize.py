@@ -1,6 +1,6 @@
 """Stage ``stylize``: one experiment of params.yaml → a folder with its picture and its record.
 
-Read ``stylize`` first: it is the run from top to bottom.
+Read ``_run`` first: it is the run from top to bottom.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
 from pipeline.provenance import code_version, package_versions, settings_text
 from pipeline.schema import Experiment, Params
-from pipeline.tracking import logged_picture, tracked_run
+from pipeline.status import Status, recorded
+from pipeline.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.training import fit
 from pipeline.vgg import Features
 from pipeline.weights import check_backbone, load_backbone
@@ -47,6 +48,11 @@ def stylize(name: str, params: Params) -> None:
         SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
     """
     settings = _settings(name, params)
+    with recorded(name, paths.EXPERIMENTS / name / "image.png") as status:
+        _run(name, settings, params, status)
+
+
+def _run(name: str, settings: Experiment, params: Params, status: Status) -> None:
     if settings.deterministic:
         # cuBLAS reads this when it is first used, which is before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -62,7 +68,9 @@ def stylize(name: str, params: Params) -> None:
         name=name,
         job_type="stylize",
         config={"experiment": name, **description},
+        group=params.figure_of(name),
     ) as run:
+        status["run"] = whereabouts(run, paths.shared_root())
         watched: dict[str, Any] = {
             "folder": folder,
             "intermediates": settings.intermediates,

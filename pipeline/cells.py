@@ -1,0 +1,150 @@
+"""What a report knows of an experiment: what was asked for, and what its run left, if it ran."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+from pipeline.files import sha256
+from pipeline.layers import LAYERS
+from pipeline.schema import Experiment, Params
+from pipeline.status import read_status
+from pipeline.tracking import Whereabouts
+
+
+@dataclass(frozen=True)
+class Results:
+    """The outputs of a finished run.
+
+    Attributes:
+        metrics, provenance: as in their files.
+        history: {column of history.csv: its values}, of the main stage.
+        image: the picture.
+        intermediates: {evaluation: the picture as it was}.
+        run: where W&B has it.
+    """
+
+    metrics: dict[str, float]
+    provenance: dict[str, Any]
+    history: dict[str, list[float]]
+    image: Path
+    intermediates: dict[int, Path]
+    run: Whereabouts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of params.yaml.
+
+    Attributes:
+        name: of the experiment.
+        settings: all of them, content and style first, plain values.
+        changed: keys whose value is not that of ``defaults``.
+        roles: content, style, or both: the pictures that its losses or its start come from.
+        results: of its run, None without one.
+        reason: why there are no results.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    changed: frozenset[str]
+    roles: tuple[str, ...]
+    results: Results | None
+    reason: str = ""
+
+    @property
+    def finished(self) -> Results:
+        """The results of a cell that has some."""
+        assert self.results is not None, f"{self.name} has no results"
+        return self.results
+
+
+def read_cell(name: str, params: Params) -> Cell:
+    """Returns the cell of an experiment.
+
+    Results made with other settings than the file has now are none: they would be shown under a
+    false name.
+    """
+    experiment = params.experiments[name]
+    dumped = _plain(experiment.model_dump())
+    defaults = _plain(params.defaults.model_dump())
+    settings = {"content": experiment.content, "style": experiment.style, **dumped}
+    changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
+    roles = _roles(experiment)
+    try:
+        results = _read_results(name)
+    except FileNotFoundError:
+        reason = read_status(name).get("failure", f"Not run yet: dvc repro stylize@{name}")
+        return Cell(name, settings, changed, roles, None, reason)
+    if results.provenance["settings"] != dumped:
+        reason = f"Made with other settings than params.yaml has now: dvc repro stylize@{name}"
+        return Cell(name, settings, changed, roles, None, reason)
+    return Cell(name, settings, changed, roles, results)
+
+
+def variations(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
+    """Returns {experiment: {setting: its value as text}} for what is not the same in all cells."""
+    keys = list(cells[0].settings) if cells else []
+    varied = [key for key in keys if any(c.settings[key] != cells[0].settings[key] for c in cells)]
+    return {cell.name: {key: as_text(cell.settings[key]) for key in varied} for cell in cells}
+
+
+def as_text(value: Any) -> str:
+    """Returns a setting as a reader wants it: layers with equal weights by their names alone."""
+    if isinstance(value, Mapping) and value and set(value) <= set(LAYERS):
+        if len(set(value.values())) > 1:
+            return ", ".join(f"{name} {weight:g}" for name, weight in value.items())
+        return ", ".join(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {as_text(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(as_text, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _roles(experiment: Experiment) -> tuple[str, ...]:
+    asked = {
+        "content": experiment.content_weight * sum(experiment.content_layers.values()),
+        "style": experiment.style_weight * sum(experiment.style_layers.values()),
+    }
+    return tuple(role for role, weight in asked.items() if weight or experiment.init == role)
+
+
+def _read_results(name: str) -> Results:
+    folder = paths.EXPERIMENTS / name
+    image, status = folder / "image.png", read_status(name)
+    is_of_this_run = status.get("image") == sha256(image)
+    return Results(
+        metrics=_read_json(folder / "metrics.json"),
+        provenance=_read_json(folder / "provenance.json"),
+        history=_read_history(folder / "history.csv"),
+        image=image,
+        intermediates={
+            int(file.stem): file for file in sorted((folder / "intermediates").glob("*.png"))
+        },
+        run=status.get("run", {}) if is_of_this_run else {},
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _read_history(path: Path) -> dict[str, list[float]]:
+    """Returns the columns of the main stage: those of a warm start are another network's."""
+    with path.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("stage") == "main"]
+    return {column: [float(row[column]) for row in rows] for column in rows[0]}

@@ -1,0 +1,187 @@
+// What the pages can do beyond being read: a slider between two pictures, steps through a run, a
+// comparison. Every picture and number is on the pages without it.
+"use strict";
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function range(label, maximum, step, value) {
+  const input = make("input", { type: "range", min: 0, max: maximum, step, value });
+  return [make("label", {}, label, input), input];
+}
+
+// The result under the content or style image, cut where the slider is.
+function slider(figure) {
+  const roles = [...document.querySelectorAll("[data-role]")];
+  if (!roles.length) return;
+  const result = figure.querySelector("img");
+  const over = make("img", { alt: "" });
+  const box = make("div", { className: "slider" });
+  const [label, input] = range("", 100, "any", 0);
+  input.setAttribute("aria-label", "Share of the picture that shows the other image, in percent");
+  const controls = make("fieldset", { className: "controls" });
+  for (const role of roles) {
+    const image = role.querySelector("img");
+    const choice = make("input", { type: "radio", name: "against", value: role.dataset.role });
+    choice.addEventListener("change", () => { over.src = image.src; over.alt = image.alt; });
+    controls.append(make("label", {}, choice, `against the ${role.dataset.role}`));
+  }
+  result.before(box);
+  box.append(result, over);
+  box.after(controls);
+  controls.append(label);
+  const cut = (percent) => {
+    input.value = percent;
+    box.style.setProperty("--cut", `${input.value}%`);
+  };
+  const follow = (event) => {
+    const { left, width } = box.getBoundingClientRect();
+    cut((100 * (event.clientX - left)) / width);
+  };
+  input.addEventListener("input", () => cut(input.value));
+  box.addEventListener("pointerdown", (event) => {
+    box.setPointerCapture(event.pointerId);
+    event.preventDefault();
+    follow(event);
+  });
+  box.addEventListener("pointermove", (event) => { if (event.buttons) follow(event); });
+  controls.querySelector("[type=radio]").click();
+  cut(0);
+}
+
+// One intermediate image at a time: a range that arrow keys move, and thumbnails to click.
+function stepper(box) {
+  const figures = [...box.querySelectorAll("figure")];
+  const shown = make("img");
+  const caption = make("figcaption", { ariaLive: "polite" });
+  const [label, input] = range("evaluation ", figures.length - 1, 1, figures.length - 1);
+  const choose = (index) => {
+    input.value = index;
+    const { src, alt } = figures[index].querySelector("img");
+    Object.assign(shown, { src, alt });
+    const evaluation = figures[index].querySelector("figcaption").textContent;
+    caption.textContent = `evaluation ${evaluation}`;
+    input.setAttribute("aria-valuetext", evaluation);
+    figures.forEach((figure, other) => figure.classList.toggle("chosen", other === index));
+  };
+  figures.forEach((figure, index) => {
+    const image = figure.querySelector("img");
+    const button = make("button", { type: "button" });
+    image.before(button);
+    button.append(image);
+    button.addEventListener("click", () => choose(index));
+  });
+  input.addEventListener("input", () => choose(Number(input.value)));
+  box.prepend(make("div", { className: "controls" }, label));
+  box.append(make("figure", { className: "frame" }, shown, caption));
+  choose(figures.length - 1);
+}
+
+// Two experiments with one zoom and one position, and the settings in which they differ.
+function compare(page) {
+  const experiments = JSON.parse(document.getElementById("experiments").textContent);
+  const find = (name) => experiments.find((each) => each.name === name);
+  const zoom = document.getElementById("zoom");
+  const sides = ["a", "b"].map((key) => ({
+    key,
+    choice: document.getElementById(`choice-${key}`),
+    place: document.getElementById(`side-${key}`),
+    title: document.getElementById(`name-${key}`),
+  }));
+  const position = { x: 0, y: 0 }; // of the left upper corner, in shares of the picture
+
+  let scale = 1;
+
+  function move() {
+    for (const key of ["x", "y"]) position[key] = Math.min(Math.max(position[key], 0), 1 - 1 / scale);
+    for (const image of page.querySelectorAll(".view img")) {
+      image.style.transform = `scale(${scale}) translate(${-100 * position.x}%, ${-100 * position.y}%)`;
+    }
+  }
+
+  // Around the middle of what is seen.
+  function zoomTo(wanted) {
+    zoom.value = wanted;
+    const before = scale;
+    scale = Number(zoom.value);
+    for (const key of ["x", "y"]) position[key] += 0.5 / before - 0.5 / scale;
+    move();
+  }
+
+  function view(each) {
+    if (!each.image) return make("p", { className: "missing" }, `No result. ${each.reason}`);
+    const image = make("img", { src: each.image, alt: `Result of ${each.name}`, draggable: false });
+    const box = make("div", { className: "view", tabIndex: 0 }, image);
+    const shift = (x, y) => {
+      const { width, height } = image.getBoundingClientRect(); // as zoomed
+      position.x -= x / width;
+      position.y -= y / height;
+      move();
+    };
+    box.addEventListener("pointerdown", (event) => box.setPointerCapture(event.pointerId));
+    box.addEventListener("pointermove", (event) => {
+      if (event.buttons) shift(event.movementX, event.movementY);
+    });
+    box.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      zoomTo(scale * (event.deltaY < 0 ? 1.25 : 0.8));
+    }, { passive: false });
+    box.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowDown: [0, -40] }[event.key];
+      if (event.key === "+") zoomTo(scale + 0.5);
+      else if (event.key === "-") zoomTo(scale - 0.5);
+      else if (step) shift(...step);
+      else return;
+      event.preventDefault();
+    });
+    const link = make("a", { href: `experiments/${each.name}.html` }, each.name);
+    const curves = make("figure", { className: "plot" }, make("img", { src: each.curves, alt: `Losses of ${each.name}` }));
+    return make("figure", {}, box, make("figcaption", {}, link), curves);
+  }
+
+  function draw() {
+    const chosen = sides.map((side) => find(side.choice.value));
+    sides.forEach((side, index) => {
+      side.place.replaceChildren(view(chosen[index]));
+      side.title.textContent = chosen[index].name;
+    });
+    const rows = Object.keys(chosen[0].settings)
+      .filter((key) => chosen[0].settings[key] !== chosen[1].settings[key])
+      .map((key) => make("tr", {}, make("th", { scope: "row" }, key), ...chosen.map((each) => make("td", {}, each.settings[key]))));
+    const none = make("tr", {}, make("td", { colSpan: 3 }, "none"));
+    document.getElementById("differences").replaceChildren(...(rows.length ? rows : [none]));
+    move();
+  }
+
+  function read() {
+    const wanted = new URLSearchParams(location.hash.slice(1));
+    sides.forEach((side, index) => {
+      const fallback = experiments[Math.min(index, experiments.length - 1)].name;
+      side.choice.value = find(wanted.get(side.key)) ? wanted.get(side.key) : side.choice.value || fallback;
+    });
+    if (!wanted.get("b") && sides[0].choice.value === sides[1].choice.value) {
+      const other = experiments.find((each) => each.name !== sides[0].choice.value);
+      if (other) sides[1].choice.value = other.name;
+    }
+    draw();
+  }
+
+  for (const side of sides) {
+    side.choice.addEventListener("change", () => {
+      const names = sides.map(({ key, choice }) => `${key}=${encodeURIComponent(choice.value)}`);
+      history.replaceState(null, "", `#${names.join("&")}`);
+      draw();
+    });
+  }
+  zoom.addEventListener("input", () => zoomTo(Number(zoom.value)));
+  window.addEventListener("hashchange", read);
+  page.hidden = false;
+  read();
+}
+
+document.querySelectorAll("[data-slider]").forEach(slider);
+document.querySelectorAll("[data-stepper]").forEach(stepper);
+if (document.getElementById("compare")) compare(document.getElementById("compare"));
