@@ -12,9 +12,8 @@ from typing import Any
 from pipeline import paths
 from pipeline.files import sha256
 from pipeline.layers import LAYERS
-from pipeline.schema import Experiment, Params
-from pipeline.status import read_status
-from pipeline.tracking import Whereabouts
+from pipeline.schema import Params
+from pipeline.status import Whereabouts, read_failure, read_run
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,45 @@ class Cell:
         return self.results
 
 
-def read_cell(name: str, params: Params) -> Cell:
-    """Returns the cell of an experiment.
+def read_cells(params: Params) -> dict[str, Cell]:
+    """Returns the cell of every experiment.
 
-    Results made with other settings than the file has now are none: they would be shown under a
-    false name.
+    Results of other settings, pictures or weights than are here now count as none: they would be
+    shown under a false name.
     """
+    weights = sha256(paths.WEIGHTS_FILE) if paths.WEIGHTS_FILE.is_file() else None
+    return {name: _read_cell(name, params, weights) for name in params.experiments}
+
+
+def _read_cell(name: str, params: Params, weights: str | None) -> Cell:
     experiment = params.experiments[name]
     dumped = _plain(experiment.model_dump())
     defaults = _plain(params.defaults.model_dump())
     settings = {"content": experiment.content, "style": experiment.style, **dumped}
     changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
-    roles = _roles(experiment)
+    roles = tuple(
+        role for role in ("content", "style") if role in (*experiment.terms, experiment.init)
+    )
+    remedy = f"To run it: dvc repro stylize@{name}"
     try:
         results = _read_results(name)
     except FileNotFoundError:
-        reason = read_status(name).get("failure", f"Not run yet: dvc repro stylize@{name}")
-        return Cell(name, settings, changed, roles, None, reason)
-    if results.provenance["settings"] != dumped:
-        reason = f"Made with other settings than params.yaml has now: dvc repro stylize@{name}"
-        return Cell(name, settings, changed, roles, None, reason)
+        failure = read_failure(name)
+        reason = f"When last run: {failure}" if failure else "Not run yet."
+        return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
+    if results.provenance["settings"] != dumped or not _still_there(name, results, weights):
+        reason = "Made with other settings, pictures or weights than are here now."
+        return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
     return Cell(name, settings, changed, roles, results)
+
+
+def _still_there(name: str, results: Results, weights: str | None) -> bool:
+    now = {"weights": weights} if weights else {}
+    for role in ("content", "style"):
+        file = paths.picture(name, role)
+        if file.is_file():
+            now[role] = sha256(file)
+    return all(results.provenance["inputs"][key] == value for key, value in now.items())
 
 
 def variations(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
@@ -95,17 +112,15 @@ def variations(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
 
 
 def as_text(value: Any) -> str:
-    """Returns a setting as a reader wants it: layers with equal weights by their names alone."""
-    if isinstance(value, Mapping) and value and set(value) <= set(LAYERS):
-        if len(set(value.values())) > 1:
-            return ", ".join(f"{name} {weight:g}" for name, weight in value.items())
-        return ", ".join(value)
+    """Returns a setting as a reader wants it: layers that share a weight of 1 by their names."""
     if isinstance(value, Mapping):
+        if value and set(value) <= set(LAYERS) and set(value.values()) == {1 / len(value)}:
+            return ", ".join(value)
         return ", ".join(f"{key} {as_text(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(map(as_text, value)) or "none"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return "none" if value is None else str(value)
 
 
@@ -114,18 +129,11 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _roles(experiment: Experiment) -> tuple[str, ...]:
-    asked = {
-        "content": experiment.content_weight * sum(experiment.content_layers.values()),
-        "style": experiment.style_weight * sum(experiment.style_layers.values()),
-    }
-    return tuple(role for role, weight in asked.items() if weight or experiment.init == role)
-
-
 def _read_results(name: str) -> Results:
     folder = paths.EXPERIMENTS / name
-    image, status = folder / "image.png", read_status(name)
-    is_of_this_run = status.get("image") == sha256(image)
+    image = folder / "image.png"
+    if not image.is_file():
+        raise FileNotFoundError(image)
     return Results(
         metrics=_read_json(folder / "metrics.json"),
         provenance=_read_json(folder / "provenance.json"),
@@ -134,7 +142,7 @@ def _read_results(name: str) -> Results:
         intermediates={
             int(file.stem): file for file in sorted((folder / "intermediates").glob("*.png"))
         },
-        run=status.get("run", {}) if is_of_this_run else {},
+        run=read_run(image),
     )
 
 

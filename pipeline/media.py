@@ -16,10 +16,8 @@ from pipeline.pictures import read_picture
 from pipeline.plots import loss_curves
 
 MEDIA = paths.REPORTS / "media"
-INPUT_EDGE = 640
-"""Long edge of the content and style pictures, in pixels."""
-JPEG_QUALITY = 85
-"""Of everything but results, which are shown as they are."""
+JPEG_EDGE, JPEG_QUALITY = 512, 75
+"""Long edge in pixels of everything but results, which are shown as they are."""
 
 
 class Picture(NamedTuple):
@@ -58,7 +56,7 @@ def show(cell: Cell) -> Shown:
             inputs[role] = _jpeg(source, MEDIA / "pictures" / f"{cell.settings[role]}.jpg")
     if cell.results is None:
         return Shown(cell, inputs, None, {}, "")
-    folder = MEDIA / cell.name
+    folder = MEDIA / "experiments" / cell.name
     image, curves = folder / "image.png", folder / "losses.svg"
     with replacing(image) as temporary:
         shutil.copyfile(cell.results.image, temporary)
@@ -83,7 +81,7 @@ def _picture(path: Path) -> Picture:
 def _jpeg(source: Path, target: Path) -> Picture:
     if not target.is_file():
         picture = read_picture(source)
-        picture.thumbnail((INPUT_EDGE, INPUT_EDGE), Image.Resampling.LANCZOS)
+        picture.thumbnail((JPEG_EDGE, JPEG_EDGE), Image.Resampling.LANCZOS)
         with replacing(target) as temporary:
             picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
     return _picture(target)

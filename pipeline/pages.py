@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +20,8 @@ from pipeline.sheets import contact_sheet
 
 PAGES, SHEETS = paths.REPORTS / "experiments", paths.REPORTS / "sheets"
 ASSETS = "report.css", "report.js"
+OTHERS = "_others"
+"""The figure of what is in none; no name in params.yaml begins so."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def write_pages(shown: Mapping[str, Shown], params: Params) -> None:
     own = [each for name, each in shown.items() if name not in pictured]
     if own:
         layout = Figure(title="Other experiments", rows=[[each.cell.name for each in own]])
-        panels.append(_panel("experiments", layout, shown))
+        panels.append(_panel(OTHERS, layout, shown))
     given: dict[str, Any] = {
         "panels": panels,
         "shown": shown,
@@ -85,7 +88,7 @@ def _panel(name: str, layout: Figure, shown: Mapping[str, Shown]) -> Panel:
         layout.row_titles,
         layout.column_titles,
     )
-    finished = [cell for cell in cells if cell.results]
+    finished = [cell for cell in cells if _is_complete(shown[cell.name])]
     plot, measurement = MEDIA / "figures" / f"{name}.svg", None
     if layout.measure and len(finished) > 1:
         measurement = MEASURES[layout.measure](finished, plot)
@@ -103,6 +106,10 @@ def _panel(name: str, layout: Figure, shown: Mapping[str, Shown]) -> Panel:
         measurement=measurement,
         plot=relative(plot),
     )
+
+
+def _is_complete(each: Shown) -> bool:
+    return each.image is not None and set(each.inputs) == set(each.cell.roles)
 
 
 def _result(each: Shown) -> Any:
@@ -127,7 +134,7 @@ def _compared(each: Shown) -> dict[str, Any]:
         "image": each.image.path if each.image else None,
         "reason": cell.reason,
         "curves": each.curves,
-        "settings": {key: as_text(value) for key, value in cell.settings.items()},
+        "settings": [[key, as_text(value)] for key, value in cell.settings.items()],
     }
 
 
@@ -145,4 +152,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["text"] = as_text
+    environment.filters["in_table"] = _in_table
     return environment
+
+
+def _in_table(text: str) -> str:
+    """Returns text as one cell of a Markdown table, without effect."""
+    return escape(" ".join(text.split())).replace("|", "\\|")

@@ -6,6 +6,7 @@ runs, and says some mistakes in its own words; ``python -m pipeline.params`` is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import UserError, command_line, nearest
+from pipeline.fields import Section
 from pipeline.layers import ARCHITECTURES, check_layers
 from pipeline.schema import (
     Backbone,
@@ -22,7 +24,6 @@ from pipeline.schema import (
     Figure,
     Lbfgs,
     Params,
-    Section,
     Settings,
     Tracking,
 )
@@ -59,6 +60,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
             f"{path} has {len(mistakes)} mistake(s):\n  " + "\n  ".join(mistakes)
         ) from None
     _check_image_names(path, params)
+    _check_case(path, params)
     _check_figures(path, params)
     _check_layers(path, params)
     return params
@@ -158,6 +160,35 @@ def _check_figures(path: Path, params: Params) -> None:
                     f"{path}: figures.{figure}.rows: no experiment {name!r}{nearest(name, known)} "
                     f"The experiments are {', '.join(known)}"
                 )
+        experiments = [params.experiments[name] for name in layout.experiments]
+        if layout.measure and (rule := _unmeasurable(layout.measure, experiments)):
+            raise UserError(f"{path}: figures.{figure}.measure: {layout.measure} {rule}")
+
+
+def _unmeasurable(measure: str, experiments: Sequence[Experiment]) -> str:
+    """Returns what a measurement asks of experiments that these have not, or nothing."""
+    terms = {each.terms for each in experiments}
+    if measure == "reconstruction":
+        starts = {each.init for each in experiments}
+        if len(terms) > 1 or len(min(terms)) != 1 or starts & set(min(terms)):
+            return "needs experiments with one loss, content or style, none of which starts from it"
+    if measure == "trade-off" and terms != {("content", "style")}:
+        return "needs experiments that have both losses, with weights above 0"
+    if measure == "starts":
+        sizes = {(each.content, each.size, each.size_edge) for each in experiments}
+        if len(sizes) > 1:
+            return "needs experiments with one content image and one size"
+    return ""
+
+
+def _check_case(path: Path, params: Params) -> None:
+    """Refuses names that would share a file where the case of letters does not count."""
+    for section in (params.images, params.experiments, params.figures):
+        seen: dict[str, str] = {}
+        for name in section:
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                raise UserError(f"{path}: {other!r} and {name!r} differ only in case. Rename one")
 
 
 def _check_layers(path: Path, params: Params) -> None:

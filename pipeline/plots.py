@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from pipeline.files import replacing
+from pipeline.files import write_text
 
 _STYLE: Any = {
     "svg.hashsalt": "style-transfer",
     "svg.fonttype": "none",
+    "path.simplify_threshold": 0.5,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -24,6 +27,9 @@ _STYLE: Any = {
 }
 _DECADES = 1e-5
 """The lower end of an axis, as a fraction of the upper: below it a start is only rounding."""
+
+_PATH, _FINER = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
+"""An SVG's paths, and in them what is finer than a hundredth of a point: a third of the file."""
 
 _TERMS = ("total", "content", "style", "variation")
 _WEIGHTED = "_weighted"
@@ -45,9 +51,10 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         if column.endswith(_WEIGHTED)
     }
     panels = {"terms": {term: history[term] for term in _TERMS}, "layers, weighted": layers}
+    panels = {title: curves for title, curves in panels.items() if curves}
     with _figure(path, (11, 3.6)) as figure:
         for position, (title, curves) in enumerate(panels.items(), 1):
-            axes = figure.add_subplot(1, 2, position)
+            axes = figure.add_subplot(1, len(panels), position)
             for name, values in curves.items():
                 drawn = [value if value > 0 else float("nan") for value in values]
                 if any(values):
@@ -68,7 +75,11 @@ def depth_curves(
         ):
             axes = figure.add_subplot(1, 2, position)
             axes.plot(range(len(layers)), values, marker="o")
-            axes.set(title=title, ylim=(0, 1.1 * max(values)), xticks=range(len(layers)))
+            axes.set(
+                title=title,
+                ylim=(1.1 * min(0, *values), 1.1 * max(0.01, *values)),
+                xticks=range(len(layers)),
+            )
             axes.set_xticklabels(layers, rotation=30)
 
 
@@ -102,5 +113,10 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None})
+        write_text(path, _PATH.sub(_rounded, written.getvalue()))
+
+
+def _rounded(path: re.Match[str]) -> str:
+    return _FINER.sub(r"\1", path[0])

@@ -2,67 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import UserError
-from pipeline.layers import ARCHITECTURES, LAYERS, check_layers
-from pipeline.losses import CONVENTIONS
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def _equal_weights(layers: Any) -> Any:
-    """A list of layers means equal weights that add up to 1: the paper's w_l = 1/5."""
-    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
-        return layers
-    if len(set(layers)) < len(layers):
-        raise ValueError("a layer stands twice. Give it a larger weight: {conv4_2: 2.0}")
-    return {name: 1 / len(layers) for name in layers}
-
-
-def _known_layers(layers: dict[str, float]) -> dict[str, float]:
-    try:
-        check_layers(layers)
-    except UserError as error:
-        raise ValueError(str(error)) from error
-    return {name: layers[name] for name in LAYERS if name in layers}
-
-
-def _known_convention(name: str) -> str:
-    if name not in CONVENTIONS:
-        raise ValueError(f"{name!r} is none of {', '.join(CONVENTIONS)}")
-    return name
-
-
-def _known_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is no name: up to 64 letters, digits, '-' and '_', a letter or digit first"
-        )
-    return name
-
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-LayerWeights = Annotated[
-    dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
-]
-Name = Annotated[str, AfterValidator(_known_name)]
-
-
-class Section(BaseModel):
-    """A mapping of params.yaml: unknown keys are mistakes, and nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from pipeline.fields import LayerWeights, LossConvention, Name, Section, Weight
+from pipeline.layers import ARCHITECTURES, check_layers
 
 
 class CataloguedImage(Section):
@@ -124,7 +70,7 @@ class Settings(Section):
     content_weight: Weight
     style_weight: Weight
     variation_weight: Weight = 0.0
-    convention: Annotated[str, AfterValidator(_known_convention)] = "mean"
+    convention: LossConvention = "mean"
     init: Literal["noise", "content", "style"] = "noise"
     noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -151,11 +97,18 @@ class Experiment(Settings):
     content: str
     style: str
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of content and style that its loss has, with a weight above 0."""
+        weights = {
+            "content": self.content_weight * sum(self.content_layers.values()),
+            "style": self.style_weight * sum(self.style_layers.values()),
+        }
+        return tuple(term for term, weight in weights.items() if weight)
+
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
-        content = self.content_weight * sum(self.content_layers.values())
-        style = self.style_weight * sum(self.style_layers.values())
-        if not content + style + self.variation_weight:
+        if not self.terms and not self.variation_weight:
             raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
         return self
 

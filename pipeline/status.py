@@ -1,7 +1,7 @@
-"""How the latest run of an experiment in this workspace ended, and where W&B has it.
+"""How experiments ended in this workspace, beside DVC's outputs: failures, and W&B's runs.
 
-Kept outside DVC's outputs: DVC removes those of a cell before it runs, and a run's identity in W&B
-is another each time, where the outputs are the same.
+DVC removes the outputs of a cell before it runs, so that a failure leaves nothing there; and a run
+has another identity in W&B each time, where the outputs are the same.
 """
 
 from __future__ import annotations
@@ -14,59 +14,64 @@ from typing import TypedDict
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import sha256, write_json
-from pipeline.tracking import Whereabouts
+from pipeline.files import sha256, write_json, write_text
+
+FAILURES = Path("data/status")
 
 
-class Status(TypedDict, total=False):
-    """What is known of a run.
+class Whereabouts(TypedDict, total=False):
+    """Where W&B has a run; empty for one that is disabled.
 
     Attributes:
-        failure: why it ended without a picture.
-        image: sha256 of the picture it wrote.
-        run: where W&B has it.
+        url: its page.
+        sync: the command that uploads its record, from the repository's folder.
     """
 
-    failure: str
-    image: str
-    run: Whereabouts
+    url: str
+    sync: str
 
 
 @contextmanager
-def recorded(experiment: str, image: Path) -> Iterator[Status]:
-    """Yields the status of a run to add to, and writes it when the block ends, however it ends.
-
-    Args:
-        experiment: its name.
-        image: the picture that the block writes.
-    """
-    status = Status()
+def recording_failure(experiment: str) -> Iterator[None]:
+    """Writes why the block ended, if it raises; forgets an earlier failure when it begins."""
+    file = FAILURES / f"{experiment}.txt"
+    file.unlink(missing_ok=True)
     try:
-        yield status
-        status["image"] = sha256(image)
+        yield
     except BaseException as error:
-        status["failure"] = _reason(error)
+        write_text(file, _reason(error))
         raise
-    finally:
-        write_json(_path(experiment), status)
 
 
-def read_status(experiment: str) -> Status:
-    """Returns what the latest run here left, empty where there was none."""
+def read_failure(experiment: str) -> str:
+    """Returns why the latest run of an experiment failed, empty if it did not."""
     try:
-        found: Status = json.loads(_path(experiment).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Status()
+        return (FAILURES / f"{experiment}.txt").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def record_run(image: Path, where: Whereabouts) -> None:
+    """Writes which run made a picture; a copy of the repository that DVC makes finds it too."""
+    write_json(_run_file(image), where)
+
+
+def read_run(image: Path) -> Whereabouts:
+    """Returns where W&B has the run that made a picture, empty where that is not known."""
+    file = _run_file(image)
+    if not file.is_file():
+        return {}
+    found: Whereabouts = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def _run_file(image: Path) -> Path:
+    return paths.shared_root() / FAILURES / "runs" / f"{sha256(image)}.json"
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return "it was interrupted"
+        return "It was interrupted."
     return f"{type(error).__name__}: {error}"
-
-
-def _path(experiment: str) -> Path:
-    return paths.shared_root() / "data" / "status" / f"{experiment}.json"

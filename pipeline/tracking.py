@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from pipeline.errors import UserError
 from pipeline.provenance import code_version
+from pipeline.status import Whereabouts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
     from pipeline.schema import Tracking
 
 Mode = Literal["online", "offline", "disabled"]
-
-
-class Whereabouts(TypedDict, total=False):
-    """Where W&B has a run; empty for one that is disabled.
-
-    Attributes:
-        url: its page.
-        sync: the command that uploads its offline record, from the repository's folder.
-    """
-
-    url: str
-    sync: str
 
 
 @contextmanager
@@ -118,9 +107,12 @@ def _finish(run: Run, exit_code: int) -> None:
 
 def whereabouts(run: Run, root: Path) -> Whereabouts:
     """Returns where a run is; ``root`` as it was started with."""
-    if run.offline:
-        return {"sync": f"wandb sync {_folder(run).relative_to(root)}"}
-    return {"url": run.url} if run.url else {}
+    if run.disabled:
+        return {}
+    found: Whereabouts = {"sync": f"wandb sync {_folder(run).relative_to(root)}"}
+    if run.url and not run.offline:
+        found["url"] = run.url
+    return found
 
 
 def _folder(run: Run) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from PIL import Image
 from pipeline import paths
 from pipeline.cells import Cell, Results, as_text, variations
 from pipeline.measures import MEASURES, reconstruction, starts, trade_off
+from pipeline.plots import loss_curves, trade_off_curve
 from pipeline.schema import Figure
 
 PLOT = Path("plot.svg")
@@ -91,7 +93,7 @@ def test_starts_tells_noises_from_a_repeated_run() -> None:
     assert measured.columns == ["", "noise 0", "noise 1", "content", "content, again"]
     assert measured.rows[1] == ["noise 1", "0.2000", "0.0000", "0.2000", "0.2000"]
     assert "Between two noises 0.2000 to 0.2000." in measured.note
-    assert "with the same settings 0." in measured.note
+    assert measured.note.endswith("Between two runs with the same settings 0.")
 
 
 def test_plots_have_the_same_bytes_twice() -> None:
@@ -100,6 +102,22 @@ def test_plots_have_the_same_bytes_twice() -> None:
     before = PLOT.read_bytes()
     starts(cells, PLOT)
     assert PLOT.read_bytes() == before
+
+
+def test_plots_keep_their_words_while_their_paths_are_rounded() -> None:
+    trade_off_curve([1e-4, 1e-3], [3.21987654, 1.0], [1.0, 2.0], PLOT)
+    picture = PLOT.read_text("utf-8")
+    assert ">0.0001<" in picture
+    assert ">0.001<" in picture
+    assert not re.search(r' d="[^"]*\.\d{3}', picture)
+
+
+def test_curves_of_a_run_without_layers_are_drawn() -> None:
+    curve = [2.0, 1.0]
+    zero = [0.0, 0.0]
+    history = {"evaluation": [1.0, 2.0], "total": curve, "variation": curve}
+    loss_curves({**history, "content": zero, "style": zero}, PLOT)
+    assert PLOT.is_file()
 
 
 def test_variations_are_the_settings_that_are_not_the_same() -> None:
@@ -113,6 +131,7 @@ def test_variations_are_the_settings_that_are_not_the_same() -> None:
     [
         ({"conv1_1": 0.5, "conv2_1": 0.5}, "conv1_1, conv2_1"),
         ({"conv1_1": 0.5, "conv2_1": 1.0}, "conv1_1 0.5, conv2_1 1"),
+        ({"conv4_2": 2.0}, "conv4_2 2"),
         ({}, "none"),
         ({"lr": 1.0, "line_search_fn": None}, "lr 1, line_search_fn none"),
         ([1, 10], "1, 10"),

@@ -286,12 +286,19 @@ def test_warm_start_on_the_network_itself_is_refused(changed: Any) -> None:
         ),
         ({"rows": [["a"]], "mesure": "starts"}, "unknown key. Did you mean 'measure'"),
         ({"rows": [["a"]], "measure": "weight"}, "'reconstruction', 'trade-off' or 'starts'"),
+        ({"rows": [["a"]], "measure": "reconstruction"}, "reconstruction needs .* one loss"),
+        ({"rows": [["from"]], "measure": "reconstruction"}, "none of which starts from it"),
+        ({"rows": [["only"]], "measure": "trade-off"}, "trade-off needs .* both losses"),
+        ({"rows": [["a", "large"]], "measure": "starts"}, "starts needs .* one size"),
     ],
 )
 def test_mistakes_in_a_figure_are_named(figure: dict[str, Any], message: str, changed: Any) -> None:
     def change(params: dict[str, Any]) -> None:
         pictures = {"content": "coffee", "style": "ihc"}
-        params["experiments"] = {"a": pictures, "aa": pictures}
+        only = {**pictures, "style_layers": []}
+        params["experiments"] = {"a": pictures, "aa": pictures, "only": only}
+        params["experiments"] |= {"from": {**only, "init": "content"}}
+        params["experiments"] |= {"large": {**pictures, "size": 999}}
         params["figures"] = {"f": {"title": "F", **figure}}
 
     with pytest.raises(UserError, match=message):
@@ -310,3 +317,13 @@ def test_figure_of_an_experiment_is_the_first_that_shows_it(changed: Any) -> Non
     assert params.figure_of("grid-conv1_1-1") == "grid"
     assert params.figure_of("fig4-1") == "fig4"
     assert params.figure_of("unheard") is None
+
+
+@pytest.mark.parametrize("section", ["images", "experiments"])
+def test_names_that_differ_only_in_case_are_refused(section: str, changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        name = next(iter(params[section]))
+        params[section][name.upper()] = params[section][name]
+
+    with pytest.raises(UserError, match="differ only in case"):
+        changed(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from conftest import REPOSITORY
 
 from pipeline.errors import UserError
 from pipeline.params import read_params
-from pipeline.presets import PAPER, vgg19_from, write_values
+from pipeline.presets import PAPER, main, vgg19_from, write_values
 
 SHIPPED = REPOSITORY / "params.yaml"
 
@@ -55,21 +56,48 @@ def test_missing_line_is_named_and_nothing_written(path: Path) -> None:
     assert "glass" in path.read_text("utf-8")
 
 
-def test_the_papers_pictures_reach_every_figure(path: Path) -> None:
-    before = read_params(path)
+def test_the_papers_pictures_replace_ours_line_by_line(path: Path) -> None:
     write_values(PAPER, path)
-    after = read_params(path)
+    params = read_params(path)
     assert len(lines_changed(path)) == len(PAPER)
-    assert (after.backbone.architecture, after.backbone.weights) == ("vgg19", "imagenet")
-    assert {each.size for each in after.experiments.values()} == {512}
-    for name, experiment in before.experiments.items():
-        for role in ("content", "style"):
-            part = next(p for p, image in before.cast.items() if image == getattr(experiment, role))
-            if part in ("photograph", "painting", "abstract"):
-                assert getattr(after.experiments[name], role) == after.cast[part]
+    assert (params.backbone.architecture, params.backbone.weights) == ("vgg19", "imagenet")
+    assert {each.size for each in params.experiments.values()} == {512}
+    assert params.experiments["fig4-1"].content == "neckarfront"
 
 
-def test_every_experiment_takes_its_pictures_from_the_cast() -> None:
-    params = read_params(SHIPPED)
-    for experiment in params.experiments.values():
-        assert {experiment.content, experiment.style} <= set(params.cast.values())
+def test_figures_follow_the_cast(path: Path) -> None:
+    """Each part gets a picture of its own: whatever else an experiment shows, it names itself."""
+    cast = read_params(path).cast
+    text = path.read_text("utf-8")
+    copies = "".join(f"  part-{part}:\n    source: data/own/{part}.png\n" for part in cast)
+    path.write_text(text.replace("\nimages:\n", f"\nimages:\n{copies}", 1), encoding="utf-8")
+    write_values({("cast", part): f"part-{part}" for part in cast}, path)
+    shown = [(e.content, e.style) for e in read_params(path).experiments.values()]
+    assert {picture for pair in shown for picture in pair} == {f"part-{part}" for part in cast}
+    for letter in "bcdef":
+        experiment = read_params(path).experiments[f"fig3-{letter}"]
+        assert (experiment.content, experiment.style) == ("part-photograph", f"part-style_{letter}")
+
+
+@pytest.mark.parametrize("arguments", [[], ["papers"], ["weights"], ["weights", "a", "b"]])
+def test_unknown_change_is_refused_with_those_there_are(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["presets", *arguments])
+    with pytest.raises(UserError, match="neither `paper` nor `weights PATH`"):
+        main()
+
+
+@pytest.mark.parametrize("command", ["repro", "paper"])
+def test_make_writes_given_weights_before_it_runs(command: str) -> None:
+    planned = subprocess.run(
+        ["make", "--dry-run", command, "WEIGHTS=vgg19.pth"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    wanted = ["presets paper"] if command == "paper" else []
+    wanted += [f"presets weights '{REPOSITORY}/vgg19.pth'", "pipeline.params", "dvc repro"]
+    places = [planned.index(step) for step in wanted]
+    assert places == sorted(places)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_params, write_params
-from PIL import Image
+from conftest import save_picture, tiny_params, write_params
 from test_tracking import inspected
 
 from pipeline import paths
@@ -24,7 +23,7 @@ from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 from pipeline.stages.stylize import stylize
-from pipeline.status import recorded
+from pipeline.status import recording_failure
 
 HOSTILE = "<script>alert('credit')</script>"
 
@@ -50,7 +49,9 @@ def finished(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("finished")
     params: Any = tiny_params(weights_file)
     params["images"]["coffee"]["credit"] = HOSTILE
-    params["figures"]["both"] |= {"caption": HOSTILE, "column_titles": ["one", "two"]}
+    params["images"]["gravel"] |= {"licence": HOSTILE}
+    params["figures"]["both"] |= {"caption": HOSTILE, "title": HOSTILE, "measure": "trade-off"}
+    params["figures"]["both"] |= {"row_titles": [HOSTILE], "column_titles": [HOSTILE, "α/β"]}
     write_params(folder, params)
     with contextlib.chdir(folder):
         read = read_params()
@@ -104,13 +105,14 @@ def test_every_experiment_has_its_page_and_its_place_in_a_figure(
         "experiments/second.html",
     }
     for name in ("first", "second"):
-        assert f"media/{name}/image.png" in pages["index.html"].found
+        assert f"media/experiments/{name}/image.png" in pages["index.html"].found
         assert f"experiments/{name}.html" in pages["index.html"].found
-        assert f"../media/{name}/00004.jpg" in pages[f"experiments/{name}.html"].found
+        assert f"../media/experiments/{name}/00004.jpg" in pages[f"experiments/{name}.html"].found
         for wanted in ("content_weight", "saved_total", "sha256", "wandb sync wandb/offline-run-"):
             assert wanted in text(f"experiments/{name}.html")
         assert name in text("summary.md")
     assert "content_weight" in text("index.html")  # in which the two differ
+    assert "media/figures/both.svg" in pages["index.html"].found
     assert read_picture(Path("reports/sheets/both.png")).width > 300
 
 
@@ -176,20 +178,54 @@ def test_removed_experiment_leaves_the_report(cells: Path, weights_file: Path) -
     report(read_params())
     assert "second" not in text("index.html")
     assert "Other experiments" in text("index.html")
-    assert not Path("reports/media/second").exists()
+    assert not Path("reports/media/experiments/second").exists()
     assert not Path("reports/experiments/second.html").exists()
 
 
 def test_experiment_that_failed_is_shown_with_its_reason(cells: Path) -> None:
-    (paths.EXPERIMENTS / "second" / "image.png").unlink()
-    with pytest.raises(UserError), recorded("second", Path("never.png")):
-        raise UserError("loss is nan: <b>lower</b> lr")
+    shutil.rmtree(paths.IMAGES / "second")
+    with pytest.raises(UserError):
+        stylize("second", read_params())
+    with pytest.raises(UserError), recording_failure("second"):
+        raise UserError("loss is nan: </script><b>lower</b> | lr")
     report(read_params())
     for page in ("index.html", "experiments/second.html"):
         assert "No result." in text(page)
-        assert "loss is nan: &lt;b&gt;lower&lt;/b&gt; lr" in text(page)
-    assert "no result" in text("summary.md")
-    assert "media/first/image.png" in text("index.html")
+        assert "When last run: loss is nan: &lt;/script&gt;&lt;b&gt;lower&lt;/b&gt; | lr" in text(
+            page
+        )
+    assert "lower&lt;/b&gt; \\| lr" in text("summary.md")
+    assert "<b>lower" not in text("compare.html")
+    assert "media/experiments/first/image.png" in text("index.html")
+
+
+def test_picture_that_cannot_be_fetched_is_the_reason(cells: Path, weights_file: Path) -> None:
+    third = {"content": "chelsea", "style": "lost"}
+
+    def edit(params: Any) -> None:
+        params["images"]["lost"] = {"source": "data/own/lost.png"}
+        params["experiments"]["third"] = third
+
+    change(cells, weights_file, edit)
+    with pytest.raises(UserError):
+        fetch("third", read_params())
+    report(read_params())
+    assert "When last run: image &#39;lost&#39; from data/own/lost.png" in text("index.html")
+
+
+def test_interrupted_run_leaves_no_earlier_result(cells: Path) -> None:
+    paths.WEIGHTS_FILE.unlink()
+    with pytest.raises(UserError):
+        stylize("first", read_params())
+    report(read_params())
+    assert "When last run" in text("experiments/first.html")
+
+
+def test_report_without_any_result_says_so(cells: Path) -> None:
+    shutil.rmtree(paths.EXPERIMENTS)
+    report(read_params())
+    assert text("index.html").count("Not run yet.") == 2
+    assert "no result: Not run yet." in text("summary.md")
 
 
 def test_experiment_that_never_ran_is_shown_with_what_to_do(
@@ -198,7 +234,7 @@ def test_experiment_that_never_ran_is_shown_with_what_to_do(
     third = {"content": "chelsea", "style": "gravel"}
     change(cells, weights_file, lambda params: params["experiments"].update(third=third))
     report(read_params())
-    assert "Not run yet: dvc repro stylize@third" in text("index.html")
+    assert "Not run yet. To run it: dvc repro stylize@third" in text("index.html")
     assert "Not run yet" in text("experiments/third.html")
 
 
@@ -207,12 +243,19 @@ def test_results_of_other_settings_are_not_shown_under_these(
 ) -> None:
     change(cells, weights_file, lambda p: p["experiments"]["first"].update(content_weight=9.0))
     report(read_params())
-    assert "Made with other settings than params.yaml has now" in text("index.html")
-    assert "media/first/image.png" not in text("index.html")
+    assert "Made with other settings, pictures or weights" in text("index.html")
+    assert "media/experiments/first/image.png" not in text("index.html")
+
+
+@pytest.mark.parametrize("file", ["data/images/first/style.png", str(paths.WEIGHTS_FILE)])
+def test_results_of_other_inputs_are_not_shown_under_these(cells: Path, file: str) -> None:
+    Path(file).write_bytes(save_picture(cells / "other.png").read_bytes())
+    report(read_params())
+    assert "Made with other settings, pictures or weights" in text("experiments/first.html")
 
 
 def test_run_of_another_picture_is_not_given_as_this_ones(cells: Path) -> None:
-    Image.new("RGB", (8, 8)).save(paths.EXPERIMENTS / "first" / "image.png")
+    save_picture(paths.EXPERIMENTS / "first" / "image.png")
     report(read_params())
     assert "no run of this picture is known here" in text("experiments/first.html")
     assert "wandb sync" in text("experiments/second.html")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.schema import Tracking
-from pipeline.tracking import logged_picture, tracked_run
+from pipeline.tracking import logged_picture, tracked_run, whereabouts
 
 KEY = "k" * 40
 
@@ -219,3 +219,29 @@ def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
 def test_settings_that_wandb_refuses_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="W&B refuses what"):
         log_a_run(Tracking(project="a/b"), tmp_path)
+
+
+def test_run_is_grouped_by_its_figure_unless_params_name_a_group(
+    server: Any, tmp_path: Path
+) -> None:
+    for wanted, group in (("fig4", None), ("mine", "mine")):
+        tracking = Tracking(group=group)
+        with tracked_run(
+            tracking, root=tmp_path, name="a", job_type="stylize", config={}, group="fig4"
+        ):
+            pass
+        assert Server.run["groupName"] == wanted
+
+
+def test_whereabouts_lead_to_the_run(server: Any, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"root": tmp_path, "name": "a", "job_type": "stylize", "config": {}}
+    with tracked_run(Tracking(mode="online"), **given) as run:
+        found = whereabouts(run, tmp_path)
+        assert found["url"].startswith("http://127.0.0.1")
+        assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
+    with tracked_run(Tracking(mode="offline"), **given) as run:
+        found = whereabouts(run, tmp_path)
+    assert "url" not in found
+    assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
+    with tracked_run(Tracking(mode="disabled"), **given) as run:
+        assert whereabouts(run, tmp_path) == {}

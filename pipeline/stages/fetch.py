@@ -15,6 +15,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
 from pipeline.schema import Params
 from pipeline.sources import forget_download, locate
+from pipeline.status import recording_failure
 
 
 def fetch(experiment: str, params: Params) -> None:
@@ -30,12 +31,13 @@ def fetch(experiment: str, params: Params) -> None:
             f"no experiment {experiment!r}{hint} The experiments are {', '.join(known)}"
         )
     settings = params.experiments[experiment]
-    for role, name in (("content", settings.content), ("style", settings.style)):
-        source = params.images[name].source
-        try:
-            _fetch_one(name, params, experiment, role)
-        except UserError as error:
-            raise UserError(f"image {name!r} from {source}: {error}") from error
+    with recording_failure(experiment):
+        for role, name in (("content", settings.content), ("style", settings.style)):
+            source = params.images[name].source
+            try:
+                _fetch_one(name, params, experiment, role)
+            except UserError as error:
+                raise UserError(f"image {name!r} from {source}: {error}") from error
 
 
 def _fetch_one(name: str, params: Params, experiment: str, role: str) -> None:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 
 from pipeline import paths
-from pipeline.cells import read_cell
+from pipeline.cells import read_cells
 from pipeline.errors import command_line
 from pipeline.media import MEDIA, Shown, show
 from pipeline.pages import PAGES, SHEETS, write_pages
@@ -25,7 +25,7 @@ def report(params: Params) -> None:
     """Writes the report into ``reports``, and logs one table of all experiments to W&B."""
     for folder in (MEDIA, PAGES, SHEETS):
         shutil.rmtree(folder, ignore_errors=True)
-    shown = {name: show(read_cell(name, params)) for name in params.experiments}
+    shown = {name: show(cell) for name, cell in read_cells(params).items()}
     write_pages(shown, params)
     finished = {name: each for name, each in shown.items() if each.image}
     missing = (

@@ -25,7 +25,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
 from pipeline.provenance import code_version, package_versions, settings_text
 from pipeline.schema import Experiment, Params
-from pipeline.status import Status, recorded
+from pipeline.status import record_run, recording_failure
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.training import fit
 from pipeline.vgg import Features
@@ -48,11 +48,13 @@ def stylize(name: str, params: Params) -> None:
         SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
     """
     settings = _settings(name, params)
-    with recorded(name, paths.EXPERIMENTS / name / "image.png") as status:
-        _run(name, settings, params, status)
+    # An earlier result is not that of this run, should it end early.
+    (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
+    with recording_failure(name):
+        _run(name, settings, params)
 
 
-def _run(name: str, settings: Experiment, params: Params, status: Status) -> None:
+def _run(name: str, settings: Experiment, params: Params) -> None:
     if settings.deterministic:
         # cuBLAS reads this when it is first used, which is before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -61,6 +63,7 @@ def _run(name: str, settings: Experiment, params: Params, status: Status) -> Non
         torch.set_num_threads(settings.threads)
     inputs = read_inputs(name, settings)
     folder = paths.EXPERIMENTS / name
+    image = folder / "image.png"
     description = describe(name, settings)
     with tracked_run(
         params.tracking,
@@ -70,7 +73,6 @@ def _run(name: str, settings: Experiment, params: Params, status: Status) -> Non
         config={"experiment": name, **description},
         group=params.figure_of(name),
     ) as run:
-        status["run"] = whereabouts(run, paths.shared_root())
         watched: dict[str, Any] = {
             "folder": folder,
             "intermediates": settings.intermediates,
@@ -92,8 +94,9 @@ def _run(name: str, settings: Experiment, params: Params, status: Status) -> Non
             "iterations": trainer.global_step,
         }
         metrics = _write_results(name, module, folder, description, counts)
-        picture = read_picture(folder / "image.png")
+        picture = read_picture(image)
         run.summary.update({**metrics, "result": logged_picture(picture, name)})
+        record_run(image, whereabouts(run, paths.shared_root()))
 
 
 def read_inputs(name: str, settings: Experiment) -> Inputs:

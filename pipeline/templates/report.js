@@ -22,7 +22,7 @@ function slider(figure) {
   const box = make("div", { className: "slider" });
   const [label, input] = range("", 100, "any", 0);
   input.setAttribute("aria-label", "Share of the picture that shows the other image, in percent");
-  const controls = make("fieldset", { className: "controls" });
+  const controls = make("fieldset", { className: "controls", ariaLabel: "Compare the result" });
   for (const role of roles) {
     const image = role.querySelector("img");
     const choice = make("input", { type: "radio", name: "against", value: role.dataset.role });
@@ -65,7 +65,10 @@ function stepper(box) {
     const evaluation = figures[index].querySelector("figcaption").textContent;
     caption.textContent = `evaluation ${evaluation}`;
     input.setAttribute("aria-valuetext", evaluation);
-    figures.forEach((figure, other) => figure.classList.toggle("chosen", other === index));
+    figures.forEach((figure, other) => {
+      figure.classList.toggle("chosen", other === index);
+      figure.querySelector("button").ariaCurrent = String(other === index);
+    });
   };
   figures.forEach((figure, index) => {
     const image = figure.querySelector("img");
@@ -99,6 +102,7 @@ function compare(page) {
     for (const key of ["x", "y"]) position[key] = Math.min(Math.max(position[key], 0), 1 - 1 / scale);
     for (const image of page.querySelectorAll(".view img")) {
       image.style.transform = `scale(${scale}) translate(${-100 * position.x}%, ${-100 * position.y}%)`;
+      image.parentElement.classList.toggle("zoomed", scale > 1);
     }
   }
 
@@ -114,7 +118,7 @@ function compare(page) {
   function view(each) {
     if (!each.image) return make("p", { className: "missing" }, `No result. ${each.reason}`);
     const image = make("img", { src: each.image, alt: `Result of ${each.name}`, draggable: false });
-    const box = make("div", { className: "view", tabIndex: 0 }, image);
+    const box = make("div", { className: "view", tabIndex: 0, role: "group", ariaLabel: `${each.name}, zoomed` }, image);
     const shift = (x, y) => {
       const { width, height } = image.getBoundingClientRect(); // as zoomed
       position.x -= x / width;
@@ -126,6 +130,7 @@ function compare(page) {
       if (event.buttons) shift(event.movementX, event.movementY);
     });
     box.addEventListener("wheel", (event) => {
+      if (!event.deltaY || (scale === 1 && !event.ctrlKey)) return; // the page scrolls
       event.preventDefault();
       zoomTo(scale * (event.deltaY < 0 ? 1.25 : 0.8));
     }, { passive: false });
@@ -133,7 +138,7 @@ function compare(page) {
       const step = { ArrowLeft: [40, 0], ArrowRight: [-40, 0], ArrowUp: [0, 40], ArrowDown: [0, -40] }[event.key];
       if (event.key === "+") zoomTo(scale + 0.5);
       else if (event.key === "-") zoomTo(scale - 0.5);
-      else if (step) shift(...step);
+      else if (step && scale > 1) shift(...step);
       else return;
       event.preventDefault();
     });
@@ -148,9 +153,10 @@ function compare(page) {
       side.place.replaceChildren(view(chosen[index]));
       side.title.textContent = chosen[index].name;
     });
-    const rows = Object.keys(chosen[0].settings)
-      .filter((key) => chosen[0].settings[key] !== chosen[1].settings[key])
-      .map((key) => make("tr", {}, make("th", { scope: "row" }, key), ...chosen.map((each) => make("td", {}, each.settings[key]))));
+    const rows = chosen[0].settings
+      .map(([key, left], index) => [key, left, chosen[1].settings[index][1]])
+      .filter(([, left, right]) => left !== right)
+      .map(([key, ...values]) => make("tr", {}, make("th", { scope: "row" }, key), ...values.map((value) => make("td", {}, value))));
     const none = make("tr", {}, make("td", { colSpan: 3 }, "none"));
     document.getElementById("differences").replaceChildren(...(rows.length ? rows : [none]));
     move();
@@ -158,10 +164,9 @@ function compare(page) {
 
   function read() {
     const wanted = new URLSearchParams(location.hash.slice(1));
-    sides.forEach((side, index) => {
-      const fallback = experiments[Math.min(index, experiments.length - 1)].name;
-      side.choice.value = find(wanted.get(side.key)) ? wanted.get(side.key) : side.choice.value || fallback;
-    });
+    for (const side of sides) {
+      if (find(wanted.get(side.key))) side.choice.value = wanted.get(side.key);
+    }
     if (!wanted.get("b") && sides[0].choice.value === sides[1].choice.value) {
       const other = experiments.find((each) => each.name !== sides[0].choice.value);
       if (other) sides[1].choice.value = other.name;

@@ -1,0 +1,59 @@
+"""What the fields of params.yaml are made of: names, weights, layers; and a section's manners."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.errors import UserError
+from pipeline.layers import LAYERS, check_layers
+from pipeline.losses import CONVENTIONS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def _equal_weights(layers: Any) -> Any:
+    """A list of layers means equal weights that add up to 1: the paper's w_l = 1/5."""
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        return layers
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer stands twice. Give it a larger weight: {conv4_2: 2.0}")
+    return {name: 1 / len(layers) for name in layers}
+
+
+def _known_layers(layers: dict[str, float]) -> dict[str, float]:
+    try:
+        check_layers(layers)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return {name: layers[name] for name in LAYERS if name in layers}
+
+
+def _known_convention(name: str) -> str:
+    if name not in CONVENTIONS:
+        raise ValueError(f"{name!r} is none of {', '.join(CONVENTIONS)}")
+    return name
+
+
+def _known_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no name: up to 64 letters, digits, '-' and '_', a letter or digit first"
+        )
+    return name
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LayerWeights = Annotated[
+    dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
+]
+Name = Annotated[str, AfterValidator(_known_name)]
+LossConvention = Annotated[str, AfterValidator(_known_convention)]
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: unknown keys are mistakes, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
