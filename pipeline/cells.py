@@ -89,13 +89,13 @@ def _read_cell(name: str, params: Params, weights: str | None) -> Cell:
         failure = read_failure(name)
         reason = f"When last run: {failure}" if failure else "Not run yet."
         return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
-    if results.provenance["settings"] != dumped or not _still_there(name, results, weights):
+    if results.provenance["settings"] != dumped or not _same_inputs(name, results, weights):
         reason = "Made with other settings, pictures or weights than are here now."
         return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
     return Cell(name, settings, changed, roles, results)
 
 
-def _still_there(name: str, results: Results, weights: str | None) -> bool:
+def _same_inputs(name: str, results: Results, weights: str | None) -> bool:
     now = {"weights": weights} if weights else {}
     for role in ("content", "style"):
         file = paths.picture(name, role)

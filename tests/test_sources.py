@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.params import read_params
 from pipeline.sources import locate
 from pipeline.stages.fetch import fetch
+from pipeline.status import read_failure
 
 
 def picture_bytes() -> bytes:
@@ -158,7 +159,9 @@ def test_misbehaving_server_is_named_and_nothing_is_left(
         "images/first/content.png",
         "images/first/style.png",
         "images/new/content.png",
+        "status/new.txt",
     }
+    assert read_failure("new") == text
 
 
 def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
