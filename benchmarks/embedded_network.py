@@ -30,7 +30,7 @@ from pipeline.pictures import read_picture
 from pipeline.small import tapped
 from pipeline.sources import locate
 from pipeline.training import fit
-from pipeline.vgg import Features
+from pipeline.frozen import FrozenFeatures
 from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
 
 FOLDER = Path(__file__).resolve().parent / "runs" / "embedded-network"
@@ -55,8 +55,8 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     file = Path(arguments.weights).expanduser() if arguments.weights else imagenet_weights()
-    vgg = Features(load_weights(file, "torchvision"), "avg")
-    small = Features(tapped(load_small(Path(arguments.student).expanduser())), "avg")
+    vgg = FrozenFeatures(load_weights(file, "torchvision"), "avg")
+    small = FrozenFeatures(tapped(load_small(Path(arguments.student).expanduser())), "avg")
     FOLDER.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"torch": torch.__version__, "threads": arguments.threads}
     if "speed" in arguments.parts:
@@ -73,7 +73,7 @@ def main() -> None:
     print(tables(results))
 
 
-def quality(vgg: Features, small: Features, pair: str, arguments: Any) -> dict[str, float | None]:
+def quality(vgg: FrozenFeatures, small: FrozenFeatures, pair: str, arguments: Any) -> dict[str, float | None]:
     """Returns VGG-19's total loss of a pair's pictures by either network, and of a warm start's.
 
     Percentages are of the loss of the content image, where every run but one starts.
@@ -112,7 +112,7 @@ def _size(image: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def objective(features: Features, content: Tensor, style: Tensor) -> Objective:
+def objective(features: FrozenFeatures, content: Tensor, style: Tensor) -> Objective:
     """Returns content and style loss as the authors' notebook weighs them."""
     return Objective(
         features,
@@ -144,7 +144,7 @@ def total(problem: Objective, image: Tensor) -> float:
         return float(problem(image).total)
 
 
-def speed(vgg: Features, small: Features, size: tuple[int, int]) -> dict[str, Any]:
+def speed(vgg: FrozenFeatures, small: FrozenFeatures, size: tuple[int, int]) -> dict[str, Any]:
     """Returns the seconds of one evaluation of either network, taken in turns, and their ratio."""
     generator = torch.Generator().manual_seed(0)
     content, style = (torch.rand((1, 3, *size), generator=generator) for _ in range(2))

@@ -1,43 +1,192 @@
-"""torch's L-BFGS with a bound on the length of a step."""
+"""L-BFGS with its history in one matrix, and a bound on the length of a step."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.lbfgs import _strong_wolfe  # type: ignore[attr-defined]
+
+CURVED = 1e-10
+"""A pair whose sᵀy is not above this is not remembered; torch's value."""
 
 
-class BoundedLBFGS(torch.optim.LBFGS):
-    """L-BFGS (Liu & Nocedal 1989) of one tensor, whose steps move its values no further than asked.
+class LBFGS(torch.optim.Optimizer):
+    """Limited-memory BFGS (Liu & Nocedal 1989) of one tensor, one iteration a step.
 
-    **Differs** from torch's only in a step that is longer: it is taken in part, and the curvature
-    measured along what was taken. Where the loss is hardly curved between two images, the inverse
-    of that curvature is a step of a million times the picture's range, and the loss infinite after
-    it. Style losses are quartic in the activations, so this happens, most often at the second step.
-    What a line search tries on its way is not bound.
+    The iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``, to rounding; so are the
+    names of the options. torch's walks through the history twice, a pair at a time, and waits for
+    the device at each. Here steps s, gradient differences y and the gradient are the rows of one
+    matrix B. The recursion needs the products of these rows alone (Chen et al. 2014, "Large-scale
+    L-BFGS using MapReduce"): one matrix product brings those with the newest rows, the recursion
+    runs on a few hundred numbers, and a second matrix product makes the direction.
+
+    **Differs:** a step that would move the values further than ``largest_step`` is taken in part,
+    and the curvature measured along what was taken. Where the loss is hardly curved between two
+    images, the inverse of that curvature is a step of a million times the picture's range, and the
+    loss infinite after it. Style losses are quartic in the activations, so this happens, most
+    often at the second step. What a line search tries on its way is not bound.
 
     Args:
         parameter: the tensor; a leaf that requires its gradient.
         largest_step: mean distance that a step may move a value; > 0.
-        options: of ``torch.optim.LBFGS``, other than ``max_iter``, which is 1.
+        lr: length of every step but the first, which is 1 / ‖g‖₁ times it, at most.
+        history_size: how many pairs (s, y) are remembered.
+        tolerance_grad: no step is taken where no part of the gradient is above it.
+        tolerance_change: nor where gᵀd along the direction d is above its negative.
+        line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` evaluations a step.
     """
 
-    def __init__(self, parameter: Tensor, largest_step: float, **options: Any) -> None:
-        super().__init__([parameter], max_iter=1, **options)
-        self.parameter, self.largest_step = parameter, largest_step
+    def __init__(
+        self,
+        parameter: Tensor,
+        largest_step: float = math.inf,
+        *,
+        lr: float = 1.0,
+        history_size: int = 20,
+        tolerance_grad: float = 0.0,
+        tolerance_change: float = 0.0,
+        line_search_fn: str | None = None,
+        max_eval: int = 25,
+    ) -> None:
+        options = {
+            "largest_step": largest_step,
+            "lr": lr,
+            "history_size": history_size,
+            "tolerance_grad": tolerance_grad,
+            "tolerance_change": tolerance_change,
+            "line_search_fn": line_search_fn,
+            "max_eval": max_eval,
+        }
+        super().__init__([parameter], options)
+        self.parameter = parameter
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Takes one step and returns the loss before it."""
-        before = self.parameter.clone()
-        loss: Tensor = super().step(closure)  # type: ignore[no-untyped-call]
-        moved = self.parameter - before
-        # On a GPU this comparison waits for it, once a step.
-        length = moved.abs().mean().item()
-        if length > self.largest_step:
-            part = self.largest_step / length
-            self.parameter.copy_(before + part * moved)
-            self.state[self.parameter]["t"] *= part
+        """Takes one step and returns the loss before it.
+
+        Args:
+            closure: evaluates the loss and its gradient anew, and returns the loss.
+        """
+        closure = torch.enable_grad()(closure)
+        loss = closure()
+        options, state = self.param_groups[0], self.state[self.parameter]
+        gradient = self._gradient()
+        if options["tolerance_grad"] and gradient.abs().max() <= options["tolerance_grad"]:
+            return loss
+        if not state:
+            state.update(_empty(gradient, options["history_size"]))
+            state["basis"][-1] = gradient
+            state["products"][-1, -1] = gradient.square().sum()
+            length = min(1.0, 1 / gradient.abs().sum().item()) * options["lr"]
+        else:
+            self._remember(gradient)
+            length = options["lr"]
+        coefficients = _recursion(state["products"].numpy(), state["order"])
+        slope = float(state["products"][-1].double().numpy() @ coefficients)
+        if slope > -options["tolerance_change"]:
+            state["basis"][state["spare"]] = 0
+            return loss
+        direction = torch.mv(state["basis"].T, torch.from_numpy(coefficients).to(gradient))
+        if options["line_search_fn"]:
+            length = self._searched(closure, length, direction, loss, slope)
+        # The bound stays on the device: to read it would be to wait for it.
+        bound = options["largest_step"] * direction.numel() / direction.norm(1)
+        taken = torch.mul(direction, bound.clamp(max=length), out=state["basis"][state["spare"]])
+        self.parameter.add_(taken.view_as(self.parameter))
         return loss
+
+    def _gradient(self) -> Tensor:
+        assert self.parameter.grad is not None, "the closure computed no gradient"
+        return self.parameter.grad.flatten()
+
+    def _remember(self, gradient: Tensor) -> None:
+        """Completes the pair of the step taken last, and keeps it if it shows curvature."""
+        state = self.state[self.parameter]
+        basis, order, new = state["basis"], state["order"], state["spare"]
+        pairs = len(basis) // 2
+        torch.sub(gradient, basis[-1], out=basis[pairs + new])
+        basis[-1] = gradient
+        rows = [new, pairs + new, 2 * pairs]
+        # The one place of a step that waits for the device.
+        products = (basis @ basis[rows].T).cpu()
+        state["products"] = state["products"].cpu()  # where a checkpoint may have put it
+        state["products"][:, rows] = products
+        state["products"][rows] = products.T
+        if products[new, 1] > CURVED:
+            order.append(new)
+            used = self.param_groups[0]["history_size"]
+            state["spare"] = order.pop(0) if len(order) > used else len(order)
+
+    def _searched(
+        self,
+        closure: Callable[[], Tensor],
+        length: float,
+        direction: Tensor,
+        loss: Tensor,
+        slope: float,
+    ) -> float:
+        """Returns a length that the strong Wolfe conditions accept; the parameter stays put."""
+        start = self.parameter.clone()
+
+        def evaluated(_: Any, t: float, d: Tensor) -> tuple[float, Tensor]:
+            self.parameter.copy_(start + t * d.view_as(start))
+            found = float(closure()), self._gradient().clone()
+            self.parameter.copy_(start)
+            return found
+
+        evaluations = self.param_groups[0]["max_eval"] - 1
+        _, _, t, _ = _strong_wolfe(
+            evaluated,
+            None,
+            length,
+            direction,
+            float(loss),
+            self.state[self.parameter]["basis"][-1],
+            slope,
+            max_ls=evaluations,
+        )
+        return float(t)
+
+
+def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
+    """Returns the state before the first step.
+
+    ``basis`` has a row for each step s, then for each difference y, then the gradient. There is
+    one pair more than is remembered, the ``spare`` one: the step being taken. ``products`` is
+    basis · basisᵀ, on the CPU; ``order`` lists the pairs that are remembered, oldest first.
+    """
+    rows = 2 * (history_size + 1) + 1
+    basis = gradient.new_zeros((rows, gradient.numel()))
+    products = torch.zeros((rows, rows), dtype=gradient.dtype)
+    return {"basis": basis, "products": products, "order": [], "spare": 0}
+
+
+def _recursion(products: NDArray[Any], order: list[int]) -> NDArray[np.float64]:
+    """Returns the direction in terms of the basis: the two-loop recursion on its coefficients.
+
+    Args:
+        products: of the rows of the basis with each other.
+        order: the pairs to take, oldest first.
+    """
+    products = products.astype(np.float64)
+    pairs = len(products) // 2
+    coefficients = np.zeros(len(products))
+    coefficients[-1] = -1
+    factors = {}
+    for pair in reversed(order):
+        s, y = products[pair], products[pairs + pair]
+        factors[pair] = s @ coefficients / s[pairs + pair]
+        coefficients[pairs + pair] -= factors[pair]
+    if order:
+        newest = pairs + order[-1]
+        coefficients *= products[newest, order[-1]] / products[newest, newest]
+    for pair in order:
+        s, y = products[pair], products[pairs + pair]
+        coefficients[pair] += factors[pair] - y @ coefficients / s[pairs + pair]
+    return coefficients

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.crops import Crops
 from pipeline.layers import LAYERS
-from pipeline.lbfgs import BoundedLBFGS
+from pipeline.lbfgs import LBFGS
 from pipeline.small import tapped
 from pipeline.vgg import Features
 
@@ -159,7 +159,7 @@ def _path(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> list[T
     """Returns the images of an L-BFGS run after ``KEPT`` of its steps, where they are finite."""
     scale = 1 / (1e-3 * start.numel())  # as in ``module.StyleTransfer``
     pixels = ((start - 0.5) * scale).requires_grad_()
-    optimizer: Any = BoundedLBFGS(
+    optimizer: Any = LBFGS(
         pixels, 0.1 * scale, history_size=10, tolerance_grad=0, tolerance_change=0
     )
 

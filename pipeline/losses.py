@@ -3,7 +3,7 @@
 Axis letters: N filters of VGG-19's layer, (H', W') their map, M = H'·W' positions. The features
 have C channels: VGG-19's have C = N; a small network's stand for N filters in fewer channels, with
 the same sums (``pipeline.small``), so the constants take N and never C.
-Every function computes in float32 whatever the features come in.
+Gram matrices are float32 whatever the features come in.
 
 Two conventions exist for the constants, and with them for the weights that multiply the terms:
 
@@ -38,7 +38,8 @@ def gram_matrix(features: Tensor) -> Tensor:
     Returns:
         (C, C) float32, symmetric, positive semi-definite.
     """
-    maps = features.float().flatten(start_dim=2).squeeze(0)
+    exact = features if features.dtype.itemsize >= 4 else features.float()
+    maps = exact.flatten(start_dim=2).squeeze(0)
     return maps @ maps.T / maps.shape[1]
 
 
@@ -49,12 +50,12 @@ def content_loss_paper(features: Tensor, target: Tensor, filters: int) -> Tensor
         features, target: (1, C, H', W').
         filters: N of the layer, which no constant of this loss holds.
     """
-    return (features.float() - target.float()).square().sum() / 2
+    return (features - target).square().sum() / 2
 
 
 def content_loss_mean(features: Tensor, target: Tensor, filters: int) -> Tensor:
     """Returns 1 / (N M) Σ (F − P)², a scalar; arguments as above."""
-    differences = (features.float() - target.float()).square()
+    differences = (features - target).square()
     return differences.sum() / (filters * features.shape[-2] * features.shape[-1])
 
 

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from pipeline.lbfgs import BoundedLBFGS
+from pipeline.lbfgs import LBFGS
 from pipeline.objective import Losses, Objective
 
 MID_GREY = 0.5
@@ -82,4 +82,4 @@ class StyleTransfer(pl.LightningModule):
         ``global_step`` an iteration. ``max_eval`` must then be given: torch's default of 5/4
         ``max_iter`` would be one evaluation, and end every line search at its first trial.
         """
-        return BoundedLBFGS(self.pixels, **self.lbfgs)
+        return LBFGS(self.pixels, **self.lbfgs)

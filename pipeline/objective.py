@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.layers import LAYERS
-from pipeline.losses import CONVENTIONS, gram_matrix, total_variation
-from pipeline.vgg import Features
+from pipeline.losses import CONVENTIONS, total_variation
+from pipeline.frozen import FrozenFeatures
 
 
 class Losses(NamedTuple):
@@ -46,7 +46,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        features: Features,
+        features: FrozenFeatures,
         content_image: Tensor,
         style_image: Tensor,
         *,
@@ -64,23 +64,25 @@ class Objective(nn.Module):
         self.variation_weight = variation_weight
         self.content_loss, self.style_loss = CONVENTIONS[convention]
         with torch.no_grad():
-            for name, target in features(content_image, content_layers).items():
-                self.register_buffer(f"content_{name}", target, persistent=False)
-            for name, target in features(style_image, style_layers).items():
-                self.register_buffer(f"style_{name}", gram_matrix(target), persistent=False)
+            contents, _ = features(content_image, content_layers, [])
+            _, grams = features(style_image, [], style_layers)
+        for name, target in contents.items():
+            self.register_buffer(f"content_{name}", target, persistent=False)
+        for name, target in grams.items():
+            self.register_buffer(f"style_{name}", target, persistent=False)
 
     def forward(self, image: Tensor) -> Losses:
         """Returns the losses of a (1, 3, H, W) float32 image of the content image's size."""
-        found = self.features(image, [*self.content_weights, *self.style_weights])
+        contents, grams = self.features(image, self.content_weights, self.style_weights)
         content_layers = {
             name: self.content_loss(
-                found[name], getattr(self, f"content_{name}"), LAYERS[name].channels_out
+                contents[name], getattr(self, f"content_{name}"), LAYERS[name].channels_out
             )
             for name in self.content_weights
         }
         style_layers = {
             name: self.style_loss(
-                gram_matrix(found[name]), getattr(self, f"style_{name}"), LAYERS[name].channels_out
+                grams[name], getattr(self, f"style_{name}"), LAYERS[name].channels_out
             )
             for name in self.style_weights
         }

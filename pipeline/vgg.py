@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import UserError
-from pipeline.layers import LAYERS, Layer, check_layers
+from pipeline.layers import LAYERS, check_layers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -60,15 +60,14 @@ class Features(nn.Module):
         check_layers(wanted, self.layers)
         if not wanted:
             return {}
-        deepest = max((LAYERS[name] for name in wanted), key=lambda layer: layer.number)
-        _check_size(image, deepest)
+        deepest = check_size(image, wanted)
         weights = {name: self.get_buffer(name.replace(".", "_")) for name in self.names}
         found: dict[str, Tensor] = {}
         for name, activations in activations_in_turn(weights, image, self.pooling):
             if name in wanted:
                 tap = weights.get(f"{name}.tap")
                 found[name] = activations if tap is None else linear_map(tap, activations)
-            if name == deepest.name:
+            if name == deepest:
                 break
         return found
 
@@ -106,7 +105,13 @@ def linear_map(matrix: Tensor, activations: Tensor) -> Tensor:
     return functional.conv2d(activations, matrix[:, :, None, None])
 
 
-def _check_size(image: Tensor, deepest: Layer) -> None:
+def check_size(image: Tensor, layers: Iterable[str]) -> str:
+    """Returns the deepest of some layers.
+
+    Raises:
+        UserError: the image is smaller than one position of that layer.
+    """
+    deepest = max((LAYERS[name] for name in layers), key=lambda layer: layer.number)
     least = 2 ** (deepest.block - 1)
     height, width = image.shape[-2:]
     if min(height, width) < least:
@@ -114,6 +119,7 @@ def _check_size(image: Tensor, deepest: Layer) -> None:
             f"image is {height}x{width} pixels; {deepest.name} needs at least {least}x{least}. "
             "Use a larger picture or size, or shallower layers"
         )
+    return deepest.name
 
 
 def rescaling_means(

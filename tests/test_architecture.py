@@ -18,11 +18,11 @@ FLOORS = [
     {"errors", "files", "losses", "lbfgs", "crops", "trainer"},
     {"layers", "pictures", "sources"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
-    {"schema", "objective", "weights", "status", "small", "student"},
-    {"params", "module", "lessons", "tracking"},
-    {"presets", "callbacks", "distillation", "cells"},
-    {"training", "measures", "media"},
-    {"pages"},
+    {"schema", "frozen", "weights", "status", "small", "student"},
+    {"params", "objective", "lessons", "tracking"},
+    {"presets", "module", "distillation", "cells"},
+    {"callbacks", "measures", "media"},
+    {"training", "pages"},
     {"stages.fetch", "stages.backbone", "stages.stylize", "stages.report", "stages.distil"},
 ]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.training import fit
-from pipeline.vgg import Features
+from pipeline.frozen import FrozenFeatures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 def run(
     device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
 ) -> StyleTransfer:
-    features = Features(weights, "avg").to(device)
+    features = FrozenFeatures(weights, "avg").to(device)
     objective = Objective(
         features,
         *(image.to(device) for image in images),

@@ -1,19 +1,21 @@
-"""The bound on a step of L-BFGS."""
+"""L-BFGS: torch's iterates, a bound on a step, and a state that can be kept."""
 
 from __future__ import annotations
 
+import io
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from pipeline.lbfgs import BoundedLBFGS
+from pipeline.lbfgs import LBFGS
 
 
 def after(steps: int, largest_step: float) -> tuple[list[torch.Tensor], list[float]]:
     """Returns the points and losses of a quartic that is flat where it starts."""
     point = torch.tensor([0.5, -0.4, 0.3], requires_grad=True)
-    optimizer = BoundedLBFGS(
+    optimizer = LBFGS(
         point, largest_step, history_size=5, tolerance_grad=0, tolerance_change=0
     )
     points, losses = [point.detach().clone()], []
@@ -47,7 +49,7 @@ def test_bound_that_is_never_reached_changes_nothing() -> None:
 def test_shortened_step_is_the_curvature_that_is_remembered() -> None:
     """The pair (s, y) of the next step must hold the step that was taken."""
     point = torch.zeros(4, requires_grad=True)
-    optimizer = BoundedLBFGS(point, 0.1, lr=1.0, tolerance_grad=0, tolerance_change=0)
+    optimizer = LBFGS(point, 0.1, lr=1.0, tolerance_grad=0, tolerance_change=0)
     target = torch.tensor([4.0, 3.0, 2.0, 1.0])
 
     def closure() -> torch.Tensor:
@@ -61,4 +63,75 @@ def test_shortened_step_is_the_curvature_that_is_remembered() -> None:
         optimizer.step(closure)
         positions.append(point.detach().clone())
     state = optimizer.state[point]
-    torch.testing.assert_close(state["old_stps"][0], positions[1] - positions[0])
+    torch.testing.assert_close(state["basis"][0], positions[1] - positions[0])
+
+
+def valley(
+    make: Callable[[torch.Tensor], torch.optim.Optimizer], steps: int
+) -> tuple[torch.Tensor, list[float]]:
+    """Returns point and losses of a chain of curved valleys (Rosenbrock 1960)."""
+    point = torch.linspace(-1, 1, 60, dtype=torch.float64).requires_grad_()
+    optimizer = make(point)
+    return point, descend(point, optimizer, steps)
+
+
+def descend(point: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        bends = point[1:] - point[:-1].square()
+        loss = (20 * bends.square()).sum() + (1 - point).square().sum()
+        loss.backward()
+        return loss
+
+    return [float(optimizer.step(closure).detach()) for _ in range(steps)]
+
+
+EXACT = {"history_size": 6, "tolerance_grad": 0, "tolerance_change": 0}
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_iterates_are_those_of_torch(line_search: str | None) -> None:
+    options = {**EXACT, "lr": 0.8, "line_search_fn": line_search, "max_eval": 25}
+    theirs, expected = valley(lambda p: torch.optim.LBFGS([p], max_iter=1, **options), 40)
+    ours, losses = valley(lambda p: LBFGS(p, **options), 40)
+    assert expected[-1] < expected[0] / 10
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_pair_without_curvature_is_not_remembered() -> None:
+    """Where the loss is concave torch keeps its old pairs, and so do we."""
+
+    def run(make: Callable[[torch.Tensor], torch.optim.Optimizer]) -> torch.Tensor:
+        point = torch.tensor([0.1, 2.0], dtype=torch.float64, requires_grad=True)
+        optimizer = make(point)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = point[1].square() + point[0].cos()
+            loss.backward()
+            return loss
+
+        for _ in range(12):
+            optimizer.step(closure)
+        return point.detach()
+
+    theirs = run(lambda p: torch.optim.LBFGS([p], max_iter=1, lr=0.3, **EXACT))
+    ours = run(lambda p: LBFGS(p, lr=0.3, **EXACT))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_run_goes_on_from_a_kept_state_to_the_bit() -> None:
+    expected, losses = valley(lambda p: LBFGS(p, **EXACT), 20)
+    begun = torch.linspace(-1, 1, 60, dtype=torch.float64).requires_grad_()
+    optimizer = LBFGS(begun, **EXACT)
+    assert descend(begun, optimizer, 11) == losses[:11]
+    stored = io.BytesIO()
+    torch.save({"point": begun.detach(), "optimizer": optimizer.state_dict()}, stored)
+    stored.seek(0)
+    kept = torch.load(stored, weights_only=True)
+    resumed = kept["point"].requires_grad_()
+    optimizer = LBFGS(resumed, **EXACT)
+    optimizer.load_state_dict(kept["optimizer"])
+    assert descend(resumed, optimizer, 9) == losses[11:]
+    assert torch.equal(resumed, expected)

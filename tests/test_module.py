@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import Budget
+from pipeline.lbfgs import LBFGS
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
-from pipeline.vgg import Features
+from pipeline.frozen import FrozenFeatures
 
 PLAIN = {
     "lr": 1.0,
@@ -27,7 +28,7 @@ PLAIN = {
 @pytest.fixture
 def objective(weights: dict[str, Tensor], images: tuple[Tensor, Tensor]) -> Objective:
     return Objective(
-        Features(weights, "avg"),
+        FrozenFeatures(weights, "avg"),
         *images,
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv2_1": 0.5},
@@ -51,9 +52,11 @@ def fit(module: StyleTransfer, evaluations: int) -> pl.Trainer:
     return trainer
 
 
-def plain_loop(objective: Objective, start: Tensor, scale: float, **arguments: Any) -> Tensor:
+def plain_loop(
+    objective: Objective, start: Tensor, scale: float, steps: int, **arguments: Any
+) -> Tensor:
     pixels = ((start - 0.5) * scale).requires_grad_()
-    optimizer = torch.optim.LBFGS([pixels], **arguments)
+    optimizer = LBFGS(pixels, **arguments)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -61,7 +64,8 @@ def plain_loop(objective: Objective, start: Tensor, scale: float, **arguments: A
         loss.backward()
         return loss
 
-    optimizer.step(closure)
+    for _ in range(steps):
+        optimizer.step(closure)
     return pixels.detach() / scale + 0.5
 
 
@@ -84,12 +88,7 @@ def test_lightning_gives_the_image_of_a_plain_loop(
     arguments = {**PLAIN, "line_search_fn": line_search}
     module = StyleTransfer(objective, start, arguments, largest_step=float("inf"))
     trainer = fit(module, 12)
-    loop = plain_loop(
-        objective,
-        start,
-        module.scale,
-        **{**arguments, "max_iter": trainer.global_step, "max_eval": 10**6},
-    )
+    loop = plain_loop(objective, start, module.scale, trainer.global_step, **arguments)
     assert torch.equal(module.image, loop)
     assert not torch.equal(module.image, start)
 
@@ -111,7 +110,7 @@ def test_first_step_moves_a_pixel_by_the_same_at_every_size(
     generator = torch.Generator().manual_seed(0)
     content, start = (torch.rand((1, 3, *size), generator=generator) for _ in range(2))
     objective = Objective(
-        Features(weights, "avg"),
+        FrozenFeatures(weights, "avg"),
         content,
         content,
         content_layers={"conv1_2": 1.0},
@@ -145,7 +144,7 @@ def test_loss_falls_and_the_named_losses_add_up(
 def test_total_is_the_sum_of_the_parts_asked_for(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
-    features = Features(weights, "avg")
+    features = FrozenFeatures(weights, "avg")
     arguments = {"content_weight": 1.0, "style_weight": 1.0}
     content_only = Objective(
         features, *images, content_layers={"conv2_2": 1.0}, style_layers={}, **arguments

@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline import paths
 from pipeline.errors import UserError, command_line, nearest
 from pipeline.files import sha256, write_json
+from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
@@ -28,7 +29,6 @@ from pipeline.schema import Experiment, Params
 from pipeline.status import record_run, recording_failure
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.training import fit
-from pipeline.vgg import Features
 from pipeline.weights import check_backbone, load_backbone
 
 
@@ -169,7 +169,7 @@ def _module(
 ) -> StyleTransfer:
     """Returns the problem that a prepared network poses, from a start; targets on the device."""
     objective = Objective(
-        Features(*load_backbone(network)).to(device),
+        FrozenFeatures(*load_backbone(network)).to(device),
         inputs.content_image.to(device),
         inputs.style_image.to(device),
         content_layers=settings.content_layers,
