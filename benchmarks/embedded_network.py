@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedded_network --help
 
-Works in ``benchmarks/runs/embedded-network`` and leaves there ``results.json`` and ``sheet.png``.
+Works in ``benchmarks/runs/embedded-network`` and leaves there ``results.json`` and ``pairs.jpg``.
 VGG-19 is the judge throughout: not rescaled, average pooling, weights of the authors' notebook.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.errors import command_line
 from pipeline.files import write_json
+from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
 from pipeline.layers import LAYERS
 from pipeline.module import StyleTransfer
@@ -30,7 +31,6 @@ from pipeline.pictures import read_picture
 from pipeline.small import tapped
 from pipeline.sources import locate
 from pipeline.training import fit
-from pipeline.frozen import FrozenFeatures
 from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
 
 FOLDER = Path(__file__).resolve().parent / "runs" / "embedded-network"
@@ -68,12 +68,14 @@ def main() -> None:
             write_json(FOLDER / "results.json", results)
         shares = [pair["small_percent"] for pair in results["quality"].values()]
         results["median_percent"] = statistics.median(shares)
-        sheet(FOLDER / "sheet.png")
+        sheet(FOLDER / "pairs.jpg")
     write_json(FOLDER / "results.json", results)
     print(tables(results))
 
 
-def quality(vgg: FrozenFeatures, small: FrozenFeatures, pair: str, arguments: Any) -> dict[str, float | None]:
+def quality(
+    vgg: FrozenFeatures, small: FrozenFeatures, pair: str, arguments: Any
+) -> dict[str, float | None]:
     """Returns VGG-19's total loss of a pair's pictures by either network, and of a warm start's.
 
     Percentages are of the loss of the content image, where every run but one starts.
@@ -167,22 +169,23 @@ def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
 
 
 def sheet(path: Path) -> None:
-    """Writes the pairs' pictures side by side: small network, VGG-19, small network from noise."""
-    rows = []
+    """Writes a column for each pair: by the small network, by VGG-19, by the small from noise."""
+    columns = []
     for pair in PAIRS:
         folder = FOLDER / "".join(character for character in pair if character.isalnum())
         files = [folder / f"{kind}.png" for kind in ("small", "vgg19", "noise")]
-        rows.append([Image.open(file) for file in files if file.is_file()])
-    width = max(sum(picture.width for picture in row) for row in rows)
-    canvas = Image.new("RGB", (width, sum(row[0].height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        left = 0
-        for picture in row:
+        columns.append([Image.open(file) for file in files if file.is_file()])
+    width = sum(column[0].width for column in columns)
+    height = max(sum(picture.height for picture in column) for column in columns)
+    canvas = Image.new("RGB", (width, height), "white")
+    left = 0
+    for column in columns:
+        top = 0
+        for picture in column:
             canvas.paste(picture, (left, top))
-            left += picture.width
-        top += row[0].height
-    canvas.save(path)
+            top += picture.height
+        left += column[0].width
+    canvas.save(path, quality=85)
 
 
 def tables(results: dict[str, Any]) -> str:

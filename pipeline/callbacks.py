@@ -8,7 +8,7 @@ more than once in a step; ``on_train_batch_end`` comes once, after the image has
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.text import Text
 from pipeline.errors import UserError
 from pipeline.images import to_picture
 from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
 from pipeline.pictures import write_png
 from pipeline.tracking import logged_picture
 
@@ -144,6 +145,36 @@ class Intermediates(pl.Callback):
         caption = f"evaluation {evaluation}, total loss {loss:.4g}"
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             self.history.extras[evaluation] = {"intermediate": logged_picture(picture, caption)}
+
+
+class Refinement(pl.Callback):
+    """Goes on in float32 where a lower precision brings the loss down no further.
+
+    Rounded features make the loss rough: near a minimum L-BFGS meets the roughness and stalls,
+    while the float32 loss has further to fall. The curvature found so far is kept.
+
+    Args:
+        exact: returns the objective in float32; called once, if at all.
+    """
+
+    EVALUATIONS, GAIN = 25, 0.01
+    """It is time when so many evaluations take less than this part off the total loss."""
+
+    def __init__(self, exact: Callable[[], Objective]) -> None:
+        self.exact = exact
+        self.evaluations, self.total = 0, float("inf")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        transfer = _transfer(module)
+        if transfer.objective.features.precision == "float32":
+            return
+        if transfer.evaluations - self.evaluations < self.EVALUATIONS:
+            return
+        total = float(transfer.losses["total"])
+        if total > (1 - self.GAIN) * self.total:
+            transfer.objective = self.exact()
+            print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
+        self.evaluations, self.total = transfer.evaluations, total
 
 
 class ProgressBar(pl.Callback):

@@ -26,6 +26,19 @@ POSITIONS = 2**14
 """Of how many positions at a time a Gram matrix is computed: what a processor's cache holds."""
 
 
+def fastest_precision(device: torch.device) -> Precision:
+    """Returns what computes fastest on a device and leads an optimisation to the same loss.
+
+    bf16 on processors that multiply it (``benchmarks`` measures it there); on a CUDA GPU TF32,
+    which is torch's own choice for convolutions.
+    """
+    if device.type == "cuda":
+        return "tf32"
+    abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
+    return "bf16" if device.type == "cpu" and multiplies else "float32"
+
+
 class FrozenFeatures(nn.Module):
     """The same network as ``vgg.Features``, for losses alone: cheaper in time and in memory.
 
@@ -80,7 +93,7 @@ class FrozenFeatures(nn.Module):
         if not contents and not styles:
             return {}, {}
         check_size(image, [*contents, *styles])
-        found = _Statistics.apply(image, self, contents, styles)  # type: ignore[no-untyped-call]
+        found = _Statistics.apply(image, self, contents, styles)
         features = dict(zip(contents, found, strict=False))
         grams = dict(zip(styles, found[len(contents) :], strict=True))
         return (
@@ -175,7 +188,9 @@ def _by_position(maps: Tensor) -> Tensor:
 def _gram(maps: Tensor) -> Tensor:
     """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
     positions = _by_position(maps)
-    gram = positions.new_zeros((maps.shape[1],) * 2, dtype=torch.promote_types(maps.dtype, torch.float32))
+    gram = positions.new_zeros(
+        (maps.shape[1],) * 2, dtype=torch.promote_types(maps.dtype, torch.float32)
+    )
     for part in positions.split(POSITIONS):
         part = part.to(gram.dtype)
         gram.addmm_(part.T, part)
@@ -194,7 +209,8 @@ def _add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -
 
 
 def _through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward(gradient, maps.to(gradient.dtype), 0)
+    passed: Tensor = torch.ops.aten.threshold_backward(gradient, maps.to(gradient.dtype), 0)
+    return passed
 
 
 def _pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
@@ -219,7 +235,7 @@ def _pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> T
 @contextmanager
 def _precision(precision: Precision) -> Iterator[None]:
     """Lets cuDNN round to TF32 inside the block, or forbids it."""
-    convolutions = torch.backends.cudnn.conv
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:

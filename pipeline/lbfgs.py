@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.lbfgs import _strong_wolfe  # type: ignore[attr-defined]
+from torch.optim.lbfgs import _strong_wolfe
 
 CURVED = 1e-10
 """A pair whose sᵀy is not above this is not remembered; torch's value."""
@@ -141,7 +141,7 @@ class LBFGS(torch.optim.Optimizer):
             return found
 
         evaluations = self.param_groups[0]["max_eval"] - 1
-        _, _, t, _ = _strong_wolfe(
+        _, _, t, _ = _strong_wolfe(  # type: ignore[no-untyped-call]
             evaluated,
             None,
             length,

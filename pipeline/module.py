@@ -21,21 +21,21 @@ class StyleTransfer(pl.LightningModule):
     ``parameters()`` is the image alone and ``state_dict()`` holds nothing else: the network and
     the targets are non-persistent buffers.
 
-    **Differs:** the parameter is the image less mid-grey, times ``scale``. torch's L-BFGS begins
+    **Differs:** the parameter is the image less mid-grey, times ``scale``. L-BFGS begins
     with a step of length 1 in the L1 norm, whatever the gradient: over a million pixels in [0, 1]
     that is a millionth each, which float32 all but loses, and the curvature measured there is
     rounding noise. The scale makes this first step move a pixel by ``first_step`` on average, at
     every size; without tolerances no later step depends on it, and no loss does. Mid-grey is
     subtracted because float32 is finest around 0 (the authors' code subtracts ImageNet's mean).
 
-    ``evaluations`` counts the closure's calls; ``losses`` holds the latest by the names of
-    ``Objective.named``.
+    ``evaluations`` counts the closure's calls, ``exact_evaluations`` those in float32,
+    ``iterations`` the optimiser's steps; ``losses`` holds the latest evaluation by the names of
+    ``Objective.named``. Another ``objective`` may take the place of the first between two steps.
 
     Args:
         objective: the loss as a function of an image.
         start: (1, 3, H, W) float32, RGB in [0, 1]; copied.
-        lbfgs: arguments of ``torch.optim.LBFGS`` other than the image and ``max_iter``;
-            ``max_eval`` among them.
+        lbfgs: options of ``lbfgs.LBFGS``.
         first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
         largest_step: the most that any step moves a pixel, likewise in the mean.
     """
@@ -53,7 +53,7 @@ class StyleTransfer(pl.LightningModule):
         self.scale = 1 / (first_step * start.numel())
         self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
-        self.evaluations = 0
+        self.evaluations = self.exact_evaluations = self.iterations = 0
         self.losses: dict[str, Tensor] = {}
 
     @property
@@ -73,13 +73,13 @@ class StyleTransfer(pl.LightningModule):
         named = self.objective.named(losses)
         self.losses = {name: loss.detach() for name, loss in named.items()}
         self.evaluations += 1
+        self.exact_evaluations += self.objective.features.precision == "float32"
         return losses.total
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Returns L-BFGS, one iteration a step.
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Counts the iteration that the optimiser has made."""
+        self.iterations += 1
 
-        torch's ``max_iter=1`` is bit-identical to longer calls, and makes Lightning's
-        ``global_step`` an iteration. ``max_eval`` must then be given: torch's default of 5/4
-        ``max_iter`` would be one evaluation, and end every line search at its first trial.
-        """
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Returns L-BFGS, one iteration a step: Lightning's ``global_step`` is an iteration."""
         return LBFGS(self.pixels, **self.lbfgs)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.frozen import FrozenFeatures
 from pipeline.layers import LAYERS
 from pipeline.losses import CONVENTIONS, total_variation
-from pipeline.frozen import FrozenFeatures
 
 
 class Losses(NamedTuple):

@@ -89,6 +89,7 @@ class Settings(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     deterministic: bool = True
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
 
 
 class Experiment(Settings):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-from pipeline.callbacks import Budget, History, Intermediates, ProgressBar
+from pipeline.callbacks import Budget, History, Intermediates, ProgressBar, Refinement
 from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
 from pipeline.trainer import run
 
 
@@ -25,6 +26,7 @@ def fit(
     deterministic: bool = True,
     stage: str = "main",
     before: int = 0,
+    exact: Callable[[], Objective] | None = None,
 ) -> pl.Trainer:
     """Optimises the module's image where its targets are, and returns the trainer.
 
@@ -40,6 +42,8 @@ def fit(
         deterministic: allow only operations that give the same result twice.
         stage: of the run; the history names it.
         before: evaluations of the run's earlier stages, whose record is added to.
+        exact: returns the objective in float32, to finish with where another precision stalls;
+            None to finish as it was begun.
 
     Raises:
         UserError: the run diverged.
@@ -47,6 +51,7 @@ def fit(
     """
     device = next(module.objective.buffers()).device
     history = History(folder / "history.csv", stage, before)
+    refinements = [Refinement(exact)] if exact else []
     return run(
         module,
         device,
@@ -59,6 +64,7 @@ def fit(
             history,
             Intermediates(folder / "intermediates", intermediates, history),
             ProgressBar(name, evaluations),
+            *refinements,
         ],
         logger=logger or False,
         deterministic=deterministic,

@@ -21,7 +21,7 @@ FLOORS = [
     {"schema", "frozen", "weights", "status", "small", "student"},
     {"params", "objective", "lessons", "tracking"},
     {"presets", "module", "distillation", "cells"},
-    {"callbacks", "measures", "media"},
+    {"callbacks", "problem", "measures", "media"},
     {"training", "pages"},
     {"stages.fetch", "stages.backbone", "stages.stylize", "stages.report", "stages.distil"},
 ]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.training import fit
-from pipeline.frozen import FrozenFeatures
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 

@@ -15,9 +15,7 @@ from pipeline.lbfgs import LBFGS
 def after(steps: int, largest_step: float) -> tuple[list[torch.Tensor], list[float]]:
     """Returns the points and losses of a quartic that is flat where it starts."""
     point = torch.tensor([0.5, -0.4, 0.3], requires_grad=True)
-    optimizer = LBFGS(
-        point, largest_step, history_size=5, tolerance_grad=0, tolerance_change=0
-    )
+    optimizer = LBFGS(point, largest_step, history_size=5, tolerance_grad=0, tolerance_change=0)
     points, losses = [point.detach().clone()], []
 
     def closure() -> torch.Tensor:

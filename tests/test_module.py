@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.callbacks import Budget
+from pipeline.frozen import FrozenFeatures
 from pipeline.lbfgs import LBFGS
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
-from pipeline.frozen import FrozenFeatures
 
 PLAIN = {
     "lr": 1.0,

@@ -24,9 +24,10 @@ from pipeline.files import sha256
 from pipeline.images import to_tensor
 from pipeline.params import read_params
 from pipeline.pictures import read_picture
+from pipeline.problem import build_objective, read_inputs
 from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
-from pipeline.stages.stylize import read_inputs, stylize
+from pipeline.stages.stylize import stylize
 
 
 @pytest.fixture
@@ -103,13 +104,11 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
 
 
 def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
-    from pipeline.stages import stylize as stage
-
     stylize("first", read_params())
     settings = read_params().experiments["first"]
     inputs = read_inputs("first", settings)
     device = torch.device("cpu")
-    objective = stage._module(settings, paths.WEIGHTS_FILE, inputs, inputs.start, device).objective
+    objective = build_objective(settings, paths.WEIGHTS_FILE, inputs, device, "float32")
     saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
     assert metrics["saved_total"] == pytest.approx(objective(saved).total.item(), rel=1e-5)

@@ -1,6 +1,6 @@
 """Stage ``stylize``: one experiment of params.yaml → a folder with its picture and its record.
 
-Read ``_run`` first: it is the run from top to bottom.
+Read ``_run`` first, then ``_search``: they are the run from top to bottom.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -18,26 +20,51 @@ from torch import Tensor
 from pipeline import paths
 from pipeline.errors import UserError, command_line, nearest
 from pipeline.files import sha256, write_json
-from pipeline.frozen import FrozenFeatures
-from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
+from pipeline.frozen import Precision
+from pipeline.images import to_picture, to_tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
+from pipeline.problem import (
+    Inputs,
+    build_module,
+    build_objective,
+    find_device,
+    find_precision,
+    read_inputs,
+)
 from pipeline.provenance import code_version, package_versions, settings_text
 from pipeline.schema import Experiment, Params
 from pipeline.status import record_run, recording_failure
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.training import fit
-from pipeline.weights import check_backbone, load_backbone
+from pipeline.weights import check_backbone
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 
-class Inputs(NamedTuple):
-    """The pictures of a run as tensors: (1, 3, H, W) float32, RGB in [0, 1]."""
+class Stage(NamedTuple):
+    """A part of a run: its name in the history, its network's file, its evaluations."""
 
-    content_image: Tensor
-    style_image: Tensor
-    start: Tensor
+    name: str
+    network: Path
+    evaluations: int
+
+
+class Found(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        module: with the image.
+        objective: in float32, to judge it by.
+        counts: of evaluations and iterations.
+    """
+
+    module: StyleTransfer
+    objective: Objective
+    counts: dict[str, int]
 
 
 def stylize(name: str, params: Params) -> None:
@@ -58,12 +85,11 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
     if settings.deterministic:
         # cuBLAS reads this when it is first used, which is before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    device = _device(settings)
+    device = find_device(settings)
+    precision = find_precision(settings, device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     inputs = read_inputs(name, settings)
-    folder = paths.EXPERIMENTS / name
-    image = folder / "image.png"
     description = describe(name, settings)
     with tracked_run(
         params.tracking,
@@ -73,48 +99,58 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
         config={"experiment": name, **description},
         group=params.figure_of(name),
     ) as run:
-        watched: dict[str, Any] = {
-            "folder": folder,
-            "intermediates": settings.intermediates,
-            "logger": WandbLogger(experiment=run),
-            "deterministic": settings.deterministic,
-        }
-        start, warm = inputs.start, 0
-        if settings.warm_start:
-            module = _module(settings, paths.EMBEDDED_FILE, inputs, start, device)
-            warm = settings.warm_evaluations
-            fit(module, name=f"{name}, warm start", evaluations=warm, stage="warm_start", **watched)
-            start, warm = module.image.detach(), module.evaluations
-        module = _module(settings, paths.WEIGHTS_FILE, inputs, start, device)
-        trainer = fit(module, name=name, evaluations=settings.evaluations, before=warm, **watched)
-        _refuse_unmoved(module, start)
-        counts = {
-            "warm_evaluations": warm,
-            "evaluations": module.evaluations,
-            "iterations": trainer.global_step,
-        }
-        metrics = _write_results(name, module, folder, description, counts)
+        found = _search(name, settings, inputs, device, precision, run)
+        metrics = _write_results(name, found, description, precision)
+        image = paths.EXPERIMENTS / name / "image.png"
         picture = read_picture(image)
         run.summary.update({**metrics, "result": logged_picture(picture, name)})
         record_run(image, whereabouts(run, paths.shared_root()))
 
 
-def read_inputs(name: str, settings: Experiment) -> Inputs:
-    """Returns the pictures of an experiment, resized as it asks, and the image to start from."""
-    content_image = to_tensor(read_picture(paths.picture(name, "content")))
-    style_image = to_tensor(read_picture(paths.picture(name, "style")))
-    size = scaled_size(_size(content_image), settings.size_edge, settings.size)
-    style_size = size
-    if settings.style_resize == "own":
-        style_size = scaled_size(_size(style_image), settings.size_edge, settings.size)
-    how = settings.resampling, settings.antialias
-    content = resize(content_image, size, *how)
-    style = resize(style_image, style_size, *how)
-    if settings.init == "content":
-        return Inputs(content, style, content)
-    if settings.init == "style":
-        return Inputs(content, style, resize(style, size, *how))
-    return Inputs(content, style, white_noise(size, settings.seed, settings.noise_level))
+def _stages(settings: Experiment) -> list[Stage]:
+    stages = [Stage("main", paths.WEIGHTS_FILE, settings.evaluations)]
+    if settings.warm_start:
+        stages.insert(0, Stage("warm_start", paths.EMBEDDED_FILE, settings.warm_evaluations))
+    return stages
+
+
+def _search(
+    name: str,
+    settings: Experiment,
+    inputs: Inputs,
+    device: torch.device,
+    precision: Precision,
+    run: Run,
+) -> Found:
+    """Optimises the image through all stages of the run."""
+    start, before = inputs.start, 0
+    for stage in _stages(settings):
+        build = partial(build_objective, settings, stage.network, inputs, device)
+        exact: Callable[[], Objective] = cache(lambda build=build: build("float32"))
+        objective = exact() if precision == "float32" else build(precision)
+        module = build_module(objective, settings, start)
+        fit(
+            module,
+            name=name if stage.name == "main" else f"{name}, {stage.name}",
+            folder=paths.EXPERIMENTS / name,
+            evaluations=stage.evaluations,
+            exact=exact,
+            intermediates=settings.intermediates,
+            logger=WandbLogger(experiment=run),
+            deterministic=settings.deterministic,
+            stage=stage.name,
+            before=before,
+        )
+        _refuse_unmoved(module, start)
+        start = module.image.detach()
+        warm, before = before, before + module.evaluations
+    counts = {
+        "warm_evaluations": warm,
+        "evaluations": module.evaluations,
+        "float32_evaluations": module.exact_evaluations,
+        "iterations": module.iterations,
+    }
+    return Found(module, exact(), counts)
 
 
 def describe(name: str, settings: Experiment) -> dict[str, Any]:
@@ -148,46 +184,6 @@ def _settings(name: str, params: Params) -> Experiment:
     return params.experiments[name]
 
 
-def _device(settings: Experiment) -> torch.device:
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=settings.device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device is {settings.device!r}, but torch finds none here. Use 'auto' or 'cpu'"
-        ) from error
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    height, width = image.shape[-2:]
-    return height, width
-
-
-def _module(
-    settings: Experiment, network: Path, inputs: Inputs, start: Tensor, device: torch.device
-) -> StyleTransfer:
-    """Returns the problem that a prepared network poses, from a start; targets on the device."""
-    objective = Objective(
-        FrozenFeatures(*load_backbone(network)).to(device),
-        inputs.content_image.to(device),
-        inputs.style_image.to(device),
-        content_layers=settings.content_layers,
-        style_layers=settings.style_layers,
-        content_weight=settings.content_weight,
-        style_weight=settings.style_weight,
-        variation_weight=settings.variation_weight,
-        convention=settings.convention,
-    )
-    return StyleTransfer(
-        objective,
-        start,
-        lbfgs=settings.lbfgs.model_dump(),
-        first_step=settings.first_step,
-        largest_step=settings.largest_step,
-    )
-
-
 def _refuse_unmoved(module: StyleTransfer, start: Tensor) -> None:
     if torch.equal(to_tensor(to_picture(module.image)), to_tensor(to_picture(start))):
         raise UserError(
@@ -197,20 +193,18 @@ def _refuse_unmoved(module: StyleTransfer, start: Tensor) -> None:
 
 
 def _write_results(
-    name: str,
-    module: StyleTransfer,
-    folder: Path,
-    description: dict[str, Any],
-    counts: dict[str, int],
+    name: str, found: Found, description: dict[str, Any], precision: Precision
 ) -> dict[str, float]:
+    module, objective, counts = found
+    folder = paths.EXPERIMENTS / name
     picture = to_picture(module.image)
     text = settings_text(name, description["settings"], description["inputs"])
     write_png(picture, folder / "image.png", text)
     saved = to_tensor(picture).to(module.device)
     metrics = {
         **counts,
-        **_losses(module.objective, module.image, ""),
-        **_losses(module.objective, saved, "saved_"),
+        **_losses(objective, module.image, ""),
+        **_losses(objective, saved, "saved_"),
     }
     write_json(folder / "metrics.json", metrics)
     provenance = {
@@ -220,6 +214,7 @@ def _write_results(
         "packages": package_versions(),
         "device": _device_name(module.device),
         "threads": torch.get_num_threads(),
+        "precision": precision,
     }
     write_json(folder / "provenance.json", provenance)
     print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")

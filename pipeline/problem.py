@@ -1,0 +1,117 @@
+"""What an experiment asks for, as tensors: its pictures, its start, its objective on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.frozen import FrozenFeatures, Precision, fastest_precision
+from pipeline.images import resize, scaled_size, to_tensor, white_noise
+from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
+from pipeline.pictures import read_picture
+from pipeline.schema import Experiment
+from pipeline.weights import load_backbone
+
+
+class Inputs(NamedTuple):
+    """The pictures of a run as tensors: (1, 3, H, W) float32, RGB in [0, 1]."""
+
+    content_image: Tensor
+    style_image: Tensor
+    start: Tensor
+
+
+def read_inputs(name: str, settings: Experiment) -> Inputs:
+    """Returns the pictures of an experiment, resized as it asks, and the image to start from."""
+    content_image = to_tensor(read_picture(paths.picture(name, "content")))
+    style_image = to_tensor(read_picture(paths.picture(name, "style")))
+    size = scaled_size(_size(content_image), settings.size_edge, settings.size)
+    style_size = size
+    if settings.style_resize == "own":
+        style_size = scaled_size(_size(style_image), settings.size_edge, settings.size)
+    how = settings.resampling, settings.antialias
+    content = resize(content_image, size, *how)
+    style = resize(style_image, style_size, *how)
+    if settings.init == "content":
+        return Inputs(content, style, content)
+    if settings.init == "style":
+        return Inputs(content, style, resize(style, size, *how))
+    return Inputs(content, style, white_noise(size, settings.seed, settings.noise_level))
+
+
+def find_device(settings: Experiment) -> torch.device:
+    """Returns where an experiment runs.
+
+    Raises:
+        UserError: the device it names is not here.
+    """
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=settings.device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device is {settings.device!r}, but torch finds none here. Use 'auto' or 'cpu'"
+        ) from error
+
+
+def find_precision(settings: Experiment, device: torch.device) -> Precision:
+    """Returns what the network's convolutions are computed in.
+
+    Raises:
+        UserError: TF32 anywhere but on a CUDA GPU.
+    """
+    if settings.precision == "auto":
+        return fastest_precision(device)
+    if settings.precision == "tf32" and device.type != "cuda":
+        raise UserError(
+            f"precision is 'tf32', which only a CUDA GPU has; the device is {device.type}. "
+            "Use 'auto', 'float32' or 'bf16'"
+        )
+    return settings.precision
+
+
+def build_objective(
+    settings: Experiment, network: Path, inputs: Inputs, device: torch.device, precision: Precision
+) -> Objective:
+    """Returns what a prepared network asks of the image, with its targets on the device.
+
+    Args:
+        settings: of the experiment.
+        network: the file of weights that the stage backbone wrote.
+        inputs: the experiment's pictures.
+        device, precision: where the network computes, and in what.
+    """
+    return Objective(
+        FrozenFeatures(*load_backbone(network), precision).to(device),
+        inputs.content_image.to(device),
+        inputs.style_image.to(device),
+        content_layers=settings.content_layers,
+        style_layers=settings.style_layers,
+        content_weight=settings.content_weight,
+        style_weight=settings.style_weight,
+        variation_weight=settings.variation_weight,
+        convention=settings.convention,
+    )
+
+
+def build_module(objective: Objective, settings: Experiment, start: Tensor) -> StyleTransfer:
+    """Returns the search that an experiment asks for: from ``start``, by its L-BFGS."""
+    return StyleTransfer(
+        objective,
+        start,
+        lbfgs=settings.lbfgs.model_dump(),
+        first_step=settings.first_step,
+        largest_step=settings.largest_step,
+    )
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    height, width = image.shape[-2:]
+    return height, width
