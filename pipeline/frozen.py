@@ -188,11 +188,10 @@ def _by_position(maps: Tensor) -> Tensor:
 def _gram(maps: Tensor) -> Tensor:
     """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
     positions = _by_position(maps)
-    gram = positions.new_zeros(
-        (maps.shape[1],) * 2, dtype=torch.promote_types(maps.dtype, torch.float32)
-    )
-    for part in positions.split(POSITIONS):
-        part = part.to(gram.dtype)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    gram = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
+    for begin in range(0, len(positions), POSITIONS):
+        part = positions[begin : begin + POSITIONS].to(dtype)
         gram.addmm_(part.T, part)
     return gram / len(positions)
 
