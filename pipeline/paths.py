@@ -9,6 +9,7 @@ IMAGES = Path("data/images")
 BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
 REPORTS = Path("reports")
+CODE = Path("data/code")
 
 WEIGHTS_FILE = BACKBONE / "network.safetensors"
 EMBEDDED_FILE = BACKBONE / "embedded.safetensors"

@@ -72,6 +72,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Pro
     project = Project.new(tmp_path_factory.mktemp("project"), params)
     ran = project.repro()
     assert ran == {
+        "code",
         "fetch@first",
         "fetch@second",
         "backbone",
@@ -99,6 +100,15 @@ def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache
     assert project.repro() == {"fetch@third", "stylize@third", "report"}
     project.change(lambda p: p["experiments"].pop("third"))
     assert project.repro() == {"report"}
+
+
+def test_edit_runs_again_what_imports_it(project: Project) -> None:
+    module = project.folder / "pipeline/sheets.py"
+    before = module.read_text("utf-8")
+    module.write_text(before + "\n# an edit\n", encoding="utf-8")
+    assert project.repro() == {"code", "report"}
+    module.write_text(before, encoding="utf-8")
+    project.repro()
 
 
 def test_tracking_runs_nothing(project: Project) -> None:
