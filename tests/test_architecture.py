@@ -16,7 +16,7 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "losses", "lbfgs", "crops", "trainer"},
+    {"errors", "files", "losses", "lbfgs", "crops", "trainer", "warm"},
     {"layers", "pictures", "sources"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "weights", "status", "small", "student"},

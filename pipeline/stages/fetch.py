@@ -7,6 +7,8 @@ that fails leaves the others. What was downloaded is kept and never downloaded t
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 from pipeline import paths
 from pipeline.errors import UserError, command_line, nearest
@@ -54,5 +56,10 @@ def _fetch_one(name: str, params: Params, experiment: str, role: str) -> None:
     print(f"{name}: {width}x{height} pixels from {image.source} (sha256:{text['Source-SHA256']})")
 
 
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Runs the stage for the experiment that the arguments name, and exits."""
+    command_line(lambda: fetch(arguments[0], read_params()))
+
+
 if __name__ == "__main__":
-    command_line(lambda: fetch(sys.argv[1], read_params()))
+    main(sys.argv[1:])

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -236,5 +236,10 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Runs the stage for the experiment that the arguments name, and exits."""
+    command_line(lambda: stylize(arguments[0], read_params()))
+
+
 if __name__ == "__main__":
-    command_line(lambda: stylize(sys.argv[1], read_params()))
+    main(sys.argv[1:])

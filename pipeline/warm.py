@@ -1,0 +1,250 @@
+"""One start-up for many cells: importing torch and Lightning takes as long as many a run.
+
+    python -m pipeline.warm stylize NAME
+
+does what ``python -m pipeline.stages.stylize NAME`` does, in a fork of a process that has imported
+everything. The first cell starts that process; ``IDLE_S`` after the last it is gone. A cell has the
+caller's folder, environment and standard streams, gets its signals, ends when it ends, and its
+status is the caller's. Code that was edited since is another process's. Elsewhere than on Linux,
+and where anything of this fails, the stage runs here, as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
+
+IDLE_S = 20.0
+"""How long the process waits for another cell."""
+START_S = 10.0
+"""How long a caller waits for a process that it started to listen."""
+KILLED_STATUS = 137
+SHELLS = "bash", "dash", "sh", "zsh"
+HEAD = 8
+"""Bytes that say how long a request is."""
+ALSO = {"stylize": ("wandb",)}
+"""What a stage imports only when it runs."""
+_AT_IMPORT = "CUDA", "KMP_", "LD_", "MKL_", "NVIDIA", "OMP_", "OPENBLAS", "PYTHON", "TORCH"
+"""What begins so in the environment is read by what is imported, so it must be the same."""
+
+
+def run(stage: str, arguments: Sequence[str]) -> NoReturn:
+    """Runs a stage and exits with its status."""
+    if "DVC_STAGE" in os.environ and sys.platform == "linux":
+        threading.Thread(target=_end_with_dvc, args=[_dvc()], daemon=True).start()
+    connection = _connected(stage) if sys.platform == "linux" else None
+    if connection is not None:
+        with connection:
+            pid, answers = _ask(connection, arguments)
+            if pid:
+                sys.exit(_await(pid, answers))
+    _main(stage, arguments)
+
+
+def _main(stage: str, arguments: Sequence[str]) -> NoReturn:
+    importlib.import_module(f"pipeline.stages.{stage}").main(arguments)
+    raise AssertionError(f"stage {stage} did not exit")
+
+
+def _address(stage: str) -> Path:
+    """Returns the socket that stands for a stage's code here and what its imports depend on.
+
+    Raises:
+        OSError: the folder for it is another user's.
+    """
+    package = Path(__file__).resolve().parent
+    files = sorted((str(file), file.stat().st_mtime_ns) for file in package.rglob("*.py"))
+    given = sorted(pair for pair in os.environ.items() if pair[0].startswith(_AT_IMPORT))
+    key = hashlib.sha256(repr((stage, sys.executable, files, given)).encode()).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"style-transfer-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not mine alone")
+    return folder / f"{key[:24]}.sock"
+
+
+def _connected(stage: str) -> socket.socket | None:
+    """Returns a connection to the stage's process, started if it must be; None if that fails."""
+    with contextlib.suppress(OSError):
+        address = _address(stage)
+        connection = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):
+            connection.connect(str(address))
+            return connection
+        address.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.warm", "--serve", stage, str(address)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and process.poll() is None:
+            with contextlib.suppress(OSError):
+                connection.connect(str(address))
+                return connection
+            time.sleep(0.02)
+    return None
+
+
+def _ask(connection: socket.socket, arguments: Sequence[str]) -> tuple[int, TextIO]:
+    """Returns the process of a new cell, 0 if there is none, and what it answers."""
+    answers = connection.makefile("r", encoding="ascii")
+    request = {
+        "arguments": list(arguments),
+        "folder": str(Path.cwd()),
+        "environment": dict(os.environ),
+    }
+    body = json.dumps(request).encode()
+    with contextlib.suppress(OSError):
+        socket.send_fds(connection, [len(body).to_bytes(HEAD, "big")], [0, 1, 2])
+        connection.sendall(body)
+        return int(answers.readline() or 0), answers
+    return 0, answers
+
+
+def _await(pid: int, answers: TextIO) -> int:
+    """Returns the status of a cell when it is done; it gets the signals that come until then."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    with contextlib.suppress(OSError):
+        if status := answers.readline():
+            return int(status)
+    print("error: the process was killed", file=sys.stderr)
+    return KILLED_STATUS
+
+
+def _serve(stage: str, address: Path) -> None:
+    """Listens, imports the stage, and forks a cell for each connection."""
+    server = os.getpid()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        listener.listen(16)
+        try:
+            for name in (f"pipeline.stages.{stage}", *ALSO.get(stage, ())):
+                importlib.import_module(name)
+            mine = next(filter(_forked, _connections(listener)), None)
+        finally:
+            if os.getpid() == server:
+                address.unlink(missing_ok=True)
+    if mine is not None:
+        _cell(stage, mine)
+
+
+def _connections(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yields connections until none has come for a while and no cell is running."""
+    listener.settimeout(IDLE_S)
+    while True:
+        try:
+            yield listener.accept()[0]
+        except TimeoutError:
+            if not _has_children():
+                return
+        _has_children()
+
+
+def _has_children() -> bool:
+    """Buries cells that have ended; returns whether there are others."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    return False
+
+
+def _forked(connection: socket.socket) -> bool:
+    """Returns True in a new process, which keeps the connection, and False in this one."""
+    if os.fork() == 0:
+        return True
+    connection.close()
+    return False
+
+
+def _cell(stage: str, connection: socket.socket) -> NoReturn:
+    """Is the cell: becomes what the caller would have been, and exits."""
+    connection.settimeout(None)
+    head, streams, *_ = socket.recv_fds(connection, HEAD, 3)
+    body = connection.makefile("rb").read(int.from_bytes(head, "big"))
+    request: dict[str, Any] = json.loads(body)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    for output in (sys.stdout, sys.stderr):
+        cast(io.TextIOWrapper, output).reconfigure(line_buffering=True)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    connection.sendall(f"{os.getpid()}\n".encode())
+    threading.Thread(target=_end_with, args=[connection], daemon=True).start()
+    status = _status(stage, request["arguments"])
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{status}\n".encode())
+    sys.exit(status)
+
+
+def _status(stage: str, arguments: Sequence[str]) -> int:
+    try:
+        _main(stage, arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - the status tells the caller
+        traceback.print_exc()
+        return 1
+
+
+def _dvc() -> list[int]:
+    """Returns the processes above this one up to DVC's, which may have a shell between."""
+    parent = os.getppid()
+    name = Path(f"/proc/{parent}/comm").read_text().strip()
+    return [parent, _parent_of(parent)] if name in SHELLS else [parent]
+
+
+def _parent_of(process: int) -> int:
+    """Returns the parent of a process, 0 for one that is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _end_with_dvc(above: list[int]) -> None:
+    """Ends this process when DVC was killed, and with it its cell; it would never be asked for."""
+    while [os.getppid(), *map(_parent_of, above[:-1])] == above:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with(connection: socket.socket) -> None:
+    """Ends this process when the caller is gone."""
+    with contextlib.suppress(OSError):
+        if connection.recv(1) == b"":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--serve":
+        _serve(sys.argv[2], Path(sys.argv[3]))
+    else:
+        run(sys.argv[1], sys.argv[2:])
