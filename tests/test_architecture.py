@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
     {"errors", "files", "losses", "lbfgs", "crops", "trainer"},
-    {"layers", "pictures", "sources"},
+    {"layers", "pictures", "sources", "documents"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "objective", "weights", "status", "small", "student"},
     {"params", "module", "lessons", "tracking"},
