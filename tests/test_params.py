@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.params import read_params
@@ -163,34 +160,6 @@ def test_mistake_in_defaults_is_said_once(changed: Any) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_params(tmp_path / "params.yaml")
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-values = st.recursive(
-    scalars,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-without_deadline = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-@without_deadline
-@given(data=st.data())
-def test_any_change_is_read_or_named(data: st.DataObject, changed: Any) -> None:
-    def change(params: dict[str, Any]) -> None:
-        section = data.draw(st.sampled_from(list(params)))
-        if data.draw(st.booleans()):
-            params[section] = data.draw(values)
-        else:
-            key = data.draw(st.sampled_from(list(params[section])))
-            params[section][key] = data.draw(values)
-
-    with contextlib.suppress(UserError):
-        assert changed(change).experiments is not None
 
 
 @pytest.mark.parametrize(
