@@ -92,11 +92,11 @@ def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 def _mistakes(error: ValidationError) -> list[str]:
     found = [(_place(item["loc"]), _sentence(dict(item))) for item in error.errors()]
     # A mistake in defaults comes back in every experiment that leaves the key to them.
-    of_defaults = {(place[1:], sentence) for place, sentence in found if place[0] == "defaults"}
+    of_defaults = {(place[1:], sentence) for place, sentence in found if place[:1] == ("defaults",)}
     return [
-        f"{'.'.join(place)}: {sentence}"
+        f"{'.'.join(place) or 'a key'}: {sentence}"
         for place, sentence in found
-        if not (place[0] == "experiments" and (place[2:], sentence) in of_defaults)
+        if not (place[:1] == ("experiments",) and (place[2:], sentence) in of_defaults)
     ]
 
 

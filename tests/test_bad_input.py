@@ -356,6 +356,12 @@ CASES: list[Case] = [
     ),
     # Text that is no params.yaml.
     bad_text(
+        "half a character for a key",
+        '"\\ud800": 1\n',
+        f"{ONE}a key: '\\ud800': Input should be a valid string, unable to parse raw data as a "
+        "unicode string",
+    ),
+    bad_text(
         "duplicate name",
         "images: {}\nexperiments:\n  a: {}\n  a: {}\n",
         ": the key 'a' stands twice in the mapping at line 3. Rename one",
