@@ -1,7 +1,7 @@
 """Random input: whatever params.yaml, a picture or weights hold, they are read or refused.
 
-Each property is tried on FUZZ_EXAMPLES inputs, 2000 unless that variable of the environment says
-otherwise, and always on the same ones.
+FUZZ_EXAMPLES params and as many pictures are tried, 2000 unless that variable of the environment
+says otherwise, and always the same ones.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def assert_read_or_named(path: Path) -> None:
     assert "secret" not in str(error)
 
 
-@examples(0.5)
+@examples(0.25)
 @given(params=mutated_params())
 def test_mutated_params_are_read_or_named(
     params: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -178,7 +178,7 @@ def test_mutated_params_are_read_or_named(
     assert_read_or_named(path)
 
 
-@examples(0.5)
+@examples(0.75)
 @given(text=mutated_text())
 def test_mutated_text_of_params_is_read_or_named(
     text: bytes, tmp_path_factory: pytest.TempPathFactory

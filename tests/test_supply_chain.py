@@ -107,8 +107,9 @@ def move_key_to_netrc(
     monkeypatch.setenv("NETRC", str(file))
 
 
-@pytest.mark.parametrize("kept_in", ["the environment", "netrc"])
-@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(
+    ("kept_in", "answers"), [("the environment", False), ("netrc", True), ("netrc", False)]
+)
 def test_key_of_wandb_is_written_nowhere(
     kept_in: str,
     answers: bool,
