@@ -126,6 +126,8 @@ def mutated_params(draw: st.DrawFn) -> dict[str, Any]:
             old = node[key]
         except (KeyError, IndexError, TypeError):
             continue  # an earlier mutation took it away
+        if not isinstance(node, dict | list):
+            continue  # or put something else there
         action = draw(st.sampled_from(["replace", "delete", "rename", "retype"]))
         if action == "delete":
             del node[key]
