@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import NoReturn
 
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
+
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message holds the value, the rule and the remedy."""
+    """A mistake that the user can mend: the message holds the value, the rule and the remedy.
+
+    User and password of an address in it are replaced by "…": it is printed, recorded and shown.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CREDENTIALS.sub("://…@", message))
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.layers import LAYERS, check_layers
 from pipeline.losses import CONVENTIONS
 
+_CREDENTIALS = re.compile(r"[^/]*://[^/]*@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -40,11 +41,21 @@ def _known_convention(name: str) -> str:
 def _known_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no name: up to 64 letters, digits, '-' and '_', a letter or digit first"
+            "a name has up to 64 letters, digits, '-' and '_', and begins with a letter or digit"
         )
     return name
 
 
+def _without_credentials(source: str) -> str:
+    if _CREDENTIALS.match(source):
+        raise ValueError(
+            "an address with a user or a password in it is refused, since addresses are recorded "
+            "with the pictures. Download the file yourself, and give its path"
+        )
+    return source
+
+
+Source = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LayerWeights = Annotated[
     dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)

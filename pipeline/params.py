@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from pipeline.documents import read_mapping
 from pipeline.errors import UserError, command_line, nearest
 from pipeline.fields import Section
 from pipeline.layers import ARCHITECTURES, check_layers
@@ -29,6 +30,7 @@ from pipeline.schema import (
 )
 
 PARAMS_FILE = Path("params.yaml")
+MISTAKES_SHOWN = 20
 
 _SECTION_MODELS: dict[str, type[Section]] = {
     "images": CataloguedImage,
@@ -51,47 +53,21 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         UserError: no such file, not YAML, or mistakes, each named with its place and the rule.
     """
-    content = _read_yaml(path)
+    content = read_mapping(path, list(Params.model_fields))
     try:
         params = Params.model_validate(_completed(content))
     except ValidationError as error:
         mistakes = _mistakes(error)
-        raise UserError(
-            f"{path} has {len(mistakes)} mistake(s):\n  " + "\n  ".join(mistakes)
-        ) from None
+        shown = mistakes[:MISTAKES_SHOWN]
+        if more := len(mistakes) - len(shown):
+            shown.append(f"and {more} more")
+        lines = "\n  ".join([f"{path} has {len(mistakes)} mistake(s):", *shown])
+        raise UserError(lines) from None
     _check_image_names(path, params)
     _check_case(path, params)
     _check_figures(path, params)
     _check_layers(path, params)
     return params
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: a key that stands twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise UserError(f"the key {key!r} stands twice in the mapping at line {line}")
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist. Run in the folder that holds it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds no mapping. Its sections are {', '.join(Params.model_fields)}"
-        )
-    return content
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
@@ -114,14 +90,18 @@ def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 def _mistakes(error: ValidationError) -> list[str]:
-    found = [(tuple(map(str, item["loc"])), _sentence(dict(item))) for item in error.errors()]
+    found = [(_place(item["loc"]), _sentence(dict(item))) for item in error.errors()]
     # A mistake in defaults comes back in every experiment that leaves the key to them.
-    of_defaults = {(place[1:], sentence) for place, sentence in found if place[0] == "defaults"}
+    of_defaults = {(place[1:], sentence) for place, sentence in found if place[:1] == ("defaults",)}
     return [
-        f"{'.'.join(place)}: {sentence}"
+        f"{'.'.join(place) or 'a key'}: {sentence}"
         for place, sentence in found
-        if not (place[0] == "experiments" and (place[2:], sentence) in of_defaults)
+        if not (place[:1] == ("experiments",) and (place[2:], sentence) in of_defaults)
     ]
+
+
+def _place(keys: tuple[str | int, ...]) -> tuple[str, ...]:
+    return tuple(str(key) for key in keys if key != "[key]")  # pydantic's, of a key itself
 
 
 def _sentence(item: dict[str, Any]) -> str:
@@ -134,7 +114,15 @@ def _sentence(item: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return "is missing. Add it"
     message = str(item["msg"]).removeprefix("Value error, ")
-    return message if isinstance(item["input"], dict) else f"{item['input']!r}: {message}"
+    return message if isinstance(item["input"], dict) else f"{_shown(item['input'])}: {message}"
+
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def _shown(value: Any) -> str:
+    return _SHORT.repr(value)
 
 
 def _check_image_names(path: Path, params: Params) -> None:

@@ -16,6 +16,9 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from pipeline.errors import UserError
 from pipeline.files import replacing
 
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
+"""Pillow's names of what is read. It knows more, one of which runs another program (EPS)."""
+
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _MULTI_PICTURE_PHOTOGRAPH = "MPO"
 
@@ -28,18 +31,11 @@ def read_picture(path: Path) -> Image.Image:
     palette and CMYK pictures are accepted.
 
     Raises:
-        UserError: not a picture, truncated, animated, floating point, or larger than
-            ``PIL.Image.MAX_IMAGE_PIXELS`` (a decompression bomb).
+        UserError: not a picture of ``FORMATS``, truncated, animated, floating point, or larger
+            than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million (a decompression bomb).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                _refuse_animation(path, picture)
-                picture.load()
-                upright = _to_srgb(ImageOps.exif_transpose(picture), path)
-                upright.info.clear()  # or Pillow would save the profile again, and its date
-                return upright
+        picture = _to_srgb(_upright(path), path)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise UserError(
@@ -49,22 +45,42 @@ def read_picture(path: Path) -> Image.Image:
         raise UserError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path} is not a picture: it starts with {_first_bytes(path)!r}. "
-            "JPEG, PNG, TIFF, WebP, GIF and BMP are read"
+            f"{path} is not a picture: {_beginning(path)}. "
+            f"Give a file in one of the formats {', '.join(FORMATS)}"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a picture, or is cut short: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # bytes made to harm bring any out of Pillow's parsers
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a picture, or is cut short: {reason}. Get it anew"
+        ) from error
+    picture.info.clear()  # or Pillow would save the profile again, and its date
+    return picture
 
 
-def _first_bytes(path: Path) -> bytes:
+def _upright(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Of damage that leaves a picture to read, such as broken EXIF, nothing needs saying.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # Not Image.open(path), which leaves a file open that it cannot read.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+            _refuse_animation(path, picture)
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+
+
+def _beginning(path: Path) -> str:
     with path.open("rb") as file:
-        return file.read(24)
+        start = file.read(24)
+    return f"it starts with {start!r}" if start else "it is empty"
 
 
 def _refuse_animation(path: Path, picture: Image.Image) -> None:
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and picture.format != _MULTI_PICTURE_PHOTOGRAPH:
-        raise UserError(f"{path} has {frames} frames; one is needed. Save the one you want")
+    # Not n_frames, which reads the file to its end to count them.
+    if getattr(picture, "is_animated", False) and picture.format != _MULTI_PICTURE_PHOTOGRAPH:
+        raise UserError(f"{path} has several frames; one is needed. Save the one you want")
 
 
 def _to_srgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -72,6 +88,8 @@ def _to_srgb(picture: Image.Image, path: Path) -> Image.Image:
         return _reduced_to_eight_bits(picture).convert("RGB")
     if picture.mode == "F":
         raise UserError(f"{path} has floating point pixels. Save it with 8 or 16 bits")
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     profile = picture.info.get("icc_profile")
     colours = _without_alpha(picture)
@@ -102,8 +120,11 @@ def _converted_to_srgb(picture: Image.Image, profile: bytes, path: Path) -> Imag
 
 
 def _reduced_to_eight_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.int64).clip(0, 65535)
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    values = np.asarray(picture).clip(0, 65535).astype(np.uint32)
+    values *= 255  # in place: a picture may have 89 million of them
+    values += 32767
+    values //= 65535
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None:

@@ -7,14 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import UserError
-from pipeline.fields import LayerWeights, LossConvention, Name, Section, Weight
+from pipeline.fields import LayerWeights, LossConvention, Name, Section, Source, Weight
 from pipeline.layers import ARCHITECTURES, check_layers
 
 
 class CataloguedImage(Section):
     """A picture of the catalogue: where it comes from, and whom to thank."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Source
     hash: Annotated[
         str | None, Field(pattern=r"^(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32})$")
     ] = None
@@ -23,7 +23,6 @@ class CataloguedImage(Section):
 
 
 Convention = Literal["torchvision", "caffe"]
-Source = Annotated[str, Field(min_length=1)]
 
 
 class Backbone(Section):
@@ -34,7 +33,7 @@ class Backbone(Section):
     convention: Convention = "torchvision"
     pooling: Literal["avg", "max"] = "avg"
     rescale: bool = True
-    calibration: Annotated[list[str], Field(min_length=1)]
+    calibration: Annotated[list[Source], Field(min_length=1)]
     calibration_size: Annotated[int, Field(ge=64, le=4096)] = 512
     dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
 

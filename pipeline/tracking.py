@@ -1,15 +1,20 @@
 """Weights & Biases, kept from harming an experiment: a copy of its record, never the record.
 
 Without a key runs are offline; a server that does not answer in time costs ``init_timeout`` and
-``finish_timeout`` seconds at most, and what was logged stays on disk for ``wandb sync``.
+``finish_timeout`` seconds at most, and what was logged stays on disk for ``wandb sync``. Where
+there is no room for it, that is the system's temporary folder.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from pipeline.errors import UserError
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 
+LEAST_ROOM = 16 * 2**20
+"""Bytes that must be free where W&B keeps its record; pictures and curves of one run."""
+
 
 @contextmanager
 def tracked_run(
@@ -36,13 +44,13 @@ def tracked_run(
     group: str | None = None,
     against: str = "evaluation",
 ) -> Iterator[Run]:
-    """Yields a W&B run.
+    """Yields a W&B run, whose ``log`` and ``summary.update`` do not raise.
 
     Closes it afterwards, as failed if the block raised, and says how to upload what was not.
 
     Args:
         tracking: the section of params.yaml.
-        root: absolute path of the folder that gets ``wandb/``.
+        root: absolute path of the folder that gets ``wandb/``, if it has room for it.
         name, job_type: shown in the dashboard; the job type is the stage's name.
         config: everything that defines the run; plain values, no secrets.
         group: shown in the dashboard where params.yaml names none.
@@ -58,19 +66,60 @@ def tracked_run(
         name=name,
         job_type=job_type,
         config=dict(config),
-        dir=str(root),
+        dir=str(_with_room(root)),
     )
     run.define_metric(against, hidden=True)
     run.define_metric("*", step_metric=against)
+    harmless = _Harmless(run)
     try:
-        yield run
+        yield cast("Run", harmless)
     except BaseException:
-        _finish(run, exit_code=1)
+        _finish(run, exit_code=1, incomplete=harmless.incomplete)
         raise
-    _finish(run, exit_code=0)
+    _finish(run, exit_code=0, incomplete=harmless.incomplete)
+
+
+def _with_room(root: Path) -> Path:
+    """Returns ``root``, or a temporary folder where its disk is full."""
+    folder = root / "wandb"
+    if shutil.disk_usage(folder if folder.is_dir() else root).free >= LEAST_ROOM:
+        return root
+    other = Path(tempfile.mkdtemp(prefix="wandb-"))
+    print(f"{folder} has less than {LEAST_ROOM / 2**20:g} MiB left: W&B's record goes to {other}")
+    return other
+
+
+class _Harmless:
+    """A W&B run that has anything a run has, and whose failures are said once and then over.
+
+    W&B copies pictures into its folder when they are logged, and raises where that is full.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self.incomplete = run, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+    def log(self, *arguments: Any, **options: Any) -> None:
+        self._try(self._run.log, *arguments, **options)
+
+    @property
+    def summary(self) -> Any:
+        return SimpleNamespace(update=partial(self._try, self._run.summary.update))
+
+    def _try(self, action: Callable[..., object], *arguments: Any, **options: Any) -> None:
+        try:
+            action(*arguments, **options)
+        except Exception as error:  # noqa: BLE001 - whatever W&B cannot do, the run goes on
+            if not self.incomplete:
+                print(f"W&B cannot keep all of this run ({_first_line(error)})")
+            self.incomplete = True
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
+    # W&B's reports on itself go to a server too, and have no time-out that one could set.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     mode = _mode(tracking)
@@ -90,12 +139,18 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
             mode = "offline"
     try:
         return wandb.init(mode=mode, settings=settings, **arguments)
-    except (wandb.Error, ValueError) as error:
+    except (wandb.errors.UsageError, ValueError) as error:
         raise UserError(f"W&B refuses what params.yaml has under tracking: {error}") from error
+    except (wandb.Error, OSError) as error:
+        print(
+            f"W&B cannot keep a record in {arguments['dir']} ({_first_line(error)}): this run is "
+            "not tracked. Make room there, and run the experiment again to have it tracked"
+        )
+        return wandb.init(mode="disabled", settings=settings, **arguments)
 
 
-def _finish(run: Run, exit_code: int) -> None:
-    folder, offline = _folder(run), run.offline
+def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
+    folder, offline = _folder(run), run.offline or incomplete
     try:
         run.finish(exit_code=exit_code)
     except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
@@ -109,8 +164,11 @@ def whereabouts(run: Run, root: Path) -> Whereabouts:
     """Returns where a run is; ``root`` as it was started with."""
     if run.disabled:
         return {}
-    found: Whereabouts = {"sync": f"wandb sync {_folder(run).relative_to(root)}"}
-    if run.url and not run.offline:
+    folder = _folder(run)
+    if folder.is_relative_to(root):
+        folder = folder.relative_to(root)
+    found: Whereabouts = {"sync": f"wandb sync {folder}"}
+    if not run.offline and run.url:
         found["url"] = run.url
     return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -86,16 +87,19 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
     return weights
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file of weights at {path}. {GIVE_A_PATH}")
+    safe = path.suffix == ".safetensors"
     try:
-        if path.suffix == ".safetensors":
+        if safe:
             found = load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            with warnings.catch_warnings(action="ignore"):  # about how the file was saved
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes made to harm bring any out of the unpickler
+        # Not torch's own words, which advise to switch weights_only off.
+        reason = str(error) if safe else "it is cut short, or holds more than tensors"
         raise UserError(
             f"{path} cannot be read as weights: {reason}. A state_dict saved as .pth or "
             ".safetensors is needed"
@@ -114,24 +118,29 @@ def _convolution(found: Mapping[str, Tensor], layer: Layer, path: Path) -> tuple
     for kind, shape in shapes.items():
         keys = f"features.{layer.number}.{kind}", f"{layer.name}.{kind}"
         tensor = next((found[key] for key in keys if key in found), None)
-        if not isinstance(tensor, Tensor):
+        if tensor is None:
             raise UserError(
                 f"{path} has neither {keys[0]} nor {keys[1]}: it is not VGG-19 in torchvision's or "
                 f"the authors' layout. Its first keys are {', '.join(map(str, list(found)[:4]))}"
             )
-        if tuple(tensor.shape) != shape:
-            raise UserError(
-                f"{path}: {kind} of {layer.name} is {tuple(tensor.shape)}; VGG-19 has {shape}"
-            )
-        tensor = tensor.detach().float()
-        _refuse_non_finite(tensor, kind, layer.name, path)
-        tensors.append(tensor)
+        tensors.append(_checked(tensor, f"{path}: {kind} of {layer.name}", shape, "VGG-19"))
     return tensors[0], tensors[1]
 
 
-def _refuse_non_finite(tensor: Tensor, kind: str, layer: str, path: Path) -> None:
-    if not tensor.isfinite().all():
-        raise UserError(f"{path}: {kind} of {layer} holds NaN or infinity. Get it anew")
+def _checked(tensor: Any, what: str, shape: tuple[int, ...], network: str) -> Tensor:
+    """Returns a tensor as float32, once it is one, of that shape, and finite."""
+    remedy = f"Give a file of {network}"
+    if not isinstance(tensor, Tensor):
+        raise UserError(f"{what} is a {type(tensor).__name__}; a tensor is needed. {remedy}")
+    if tuple(tensor.shape) != shape:
+        raise UserError(f"{what} is {tuple(tensor.shape)}; {network} has {shape}. {remedy}")
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        kind = f"{tensor.dtype} as {tensor.layout}"
+        raise UserError(f"{what} is {kind}; floating point as torch.strided is needed. {remedy}")
+    numbers: Tensor = tensor.detach().float()
+    if not numbers.isfinite().all():
+        raise UserError(f"{what} holds NaN or infinity. Get it anew")
+    return numbers
 
 
 EMBEDDED = Path(__file__).resolve().parent / "embedded" / "vgg19-small.safetensors"
@@ -161,24 +170,28 @@ def load_small(path: Path) -> dict[str, Tensor]:
             f"{path} has no {missing[0]}: it is not a vgg19-small. For a file of VGG-19 set "
             "backbone.architecture: vgg19"
         )
-    weights = {name: tensor.float() for name, tensor in found.items()}
+    shapes: dict[str, tuple[int, ...]] = {"mean": (3,), "std": (3,)}
     channels = 3
     for name in layers:
-        width = weights[f"{name}.weight"].shape[0]
-        shapes = {
-            "weight": (width, channels, 3, 3),
-            "bias": (width,),
-            "head": (LAYERS[name].channels_out, width),
-        }
-        for kind, shape in shapes.items():
-            tensor = weights[f"{name}.{kind}"]
-            if tuple(tensor.shape) != shape:
-                raise UserError(
-                    f"{path}: {kind} of {name} is {tuple(tensor.shape)}; {shape} is needed"
-                )
-            _refuse_non_finite(tensor, kind, name, path)
+        width = _length(found[f"{name}.bias"])
+        shapes[f"{name}.weight"] = (width, channels, 3, 3)
+        shapes[f"{name}.bias"] = (width,)
+        shapes[f"{name}.head"] = (LAYERS[name].channels_out, width)
         channels = width
-    return weights
+    return {
+        key: _checked(found[key], f"{path}: {_what(key)}", shape, "vgg19-small")
+        for key, shape in shapes.items()
+    }
+
+
+def _what(key: str) -> str:
+    layer, _, kind = key.rpartition(".")
+    return f"{kind} of {layer}" if layer else kind
+
+
+def _length(tensor: Any) -> int:
+    """Returns how many channels a bias has; 1 for what is none, which will not fit."""
+    return tensor.numel() if isinstance(tensor, Tensor) and tensor.dim() == 1 else 1
 
 
 def save_backbone(path: Path, weights: Mapping[str, Tensor], pooling: str) -> None:
@@ -204,8 +217,13 @@ def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
     """Returns the weights and the pooling that ``save_backbone`` wrote.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, or one that was cut short.
     """
     check_backbone(path)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Make it again: `dvc repro --force backbone`"
+        ) from error

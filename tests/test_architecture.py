@@ -17,21 +17,14 @@ PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
     {"errors", "files", "losses", "lbfgs", "crops", "trainer", "warm"},
-    {"layers", "pictures", "sources"},
+    {"layers", "pictures", "sources", "documents"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "weights", "status", "small", "student"},
     {"params", "objective", "lessons", "tracking"},
     {"presets", "module", "distillation", "cells"},
     {"callbacks", "problem", "measures", "media"},
     {"training", "pages"},
-    {
-        "stages.fetch",
-        "stages.backbone",
-        "stages.stylize",
-        "stages.report",
-        "stages.distil",
-        "stages.code",
-    },
+    {f"stages.{name}" for name in ("code", "fetch", "backbone", "stylize", "report", "distil")},
 ]
 
 MODULES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -94,38 +93,9 @@ def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
-    page = tmp_path / "page.jpg"
-    page.write_text("<!DOCTYPE html><title>404</title>")
-    with pytest.raises(UserError, match=r"page\.jpg is not a picture: it starts with b'<!DOCTYPE"):
-        read_picture(page)
-    with pytest.raises(UserError, match="does not exist"):
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.png does not exist"):
         read_picture(tmp_path / "nothing.png")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_picture(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_truncated_file_is_refused(name: str, tmp_path: Path) -> None:
-    path = save_picture(tmp_path / name, size=(200, 200))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with pytest.raises(UserError, match=r"cut short|not a picture"):
-        read_picture(path)
-
-
-def test_decompression_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
-    stored = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(stored, "PNG")
-    (tmp_path / "bomb.png").write_bytes(stored.getvalue())
-    with pytest.raises(UserError, match="at most 89 million pixels"):
-        read_picture(tmp_path / "bomb.png")
-
-
-def test_animation_is_refused(tmp_path: Path) -> None:
-    frames = [Image.new("L", (8, 8), level) for level in (0, 128, 255)]
-    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match="has 3 frames; one is needed"):
-        read_picture(tmp_path / "moving.gif")
 
 
 def test_png_carries_its_text_and_has_stable_bytes(tmp_path: Path) -> None:

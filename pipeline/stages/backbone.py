@@ -19,7 +19,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.schema import Backbone
 from pipeline.small import predicting, tapped
-from pipeline.sources import locate
+from pipeline.sources import WEIGHTS, locate
 from pipeline.vgg import Features, rescale, rescaling_means
 from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights, save_backbone
 
@@ -57,7 +57,7 @@ def _file(backbone: Backbone) -> Path:
         return imagenet_weights()
     if backbone.weights == "embedded":
         return EMBEDDED
-    return locate(backbone.weights, None, paths.downloads())
+    return locate(backbone.weights, None, paths.downloads(), WEIGHTS)
 
 
 def _vgg19(

@@ -35,7 +35,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.provenance import code_version, package_versions
 from pipeline.schema import Distillation, Params
-from pipeline.sources import locate
+from pipeline.sources import WEIGHTS, locate
 from pipeline.student import SMALL_LAYERS, Student
 from pipeline.tracking import tracked_run
 from pipeline.trainer import run
@@ -232,7 +232,7 @@ class _Curve(pl.Callback):
 def _teacher_file(settings: Distillation) -> Path:
     if settings.weights == "imagenet":
         return imagenet_weights()
-    return locate(settings.weights, None, paths.downloads())
+    return locate(settings.weights, None, paths.downloads(), WEIGHTS)
 
 
 def _digest(texts: Iterable[str]) -> str:

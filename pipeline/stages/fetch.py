@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
+
+from PIL.Image import Image
 
 from pipeline import paths
 from pipeline.errors import UserError, command_line, nearest
@@ -24,7 +27,7 @@ def fetch(experiment: str, params: Params) -> None:
     """Writes ``content.png`` and ``style.png``, with source and hash in the PNG's text.
 
     Raises:
-        UserError: no such experiment, or nothing usable at a source; its picture is not written.
+        UserError: no such experiment, or nothing usable at a source; no picture is written then.
     """
     if experiment not in params.experiments:
         known = list(params.experiments)
@@ -34,26 +37,32 @@ def fetch(experiment: str, params: Params) -> None:
         )
     settings = params.experiments[experiment]
     with recording_failure(experiment):
-        for role, name in (("content", settings.content), ("style", settings.style)):
-            source = params.images[name].source
-            try:
-                _fetch_one(name, params, experiment, role)
-            except UserError as error:
-                raise UserError(f"image {name!r} from {source}: {error}") from error
+        names = {"content": settings.content, "style": settings.style}
+        found = {role: _found(name, params) for role, name in names.items()}
+        for role, (picture, text) in found.items():
+            write_png(picture, paths.picture(experiment, role), text)
 
 
-def _fetch_one(name: str, params: Params, experiment: str, role: str) -> None:
-    image, downloads = params.images[name], paths.downloads()
-    file = locate(image.source, image.hash, downloads)
+def _found(name: str, params: Params) -> tuple[Image, dict[str, str]]:
+    """Returns the picture of that name in the catalogue, and the text to save with it."""
+    image = params.images[name]
     try:
-        picture = read_picture(file)
-    except UserError:
-        forget_download(file, downloads)
-        raise
+        file = locate(image.source, image.hash, paths.downloads())
+        picture = _read_or_forgotten(file)
+    except UserError as error:
+        raise UserError(f"image {name!r} from {image.source}: {error}") from error
     text = {"Source": image.source, "Source-SHA256": sha256(file)}
-    write_png(picture, paths.picture(experiment, role), text)
     width, height = picture.size
     print(f"{name}: {width}x{height} pixels from {image.source} (sha256:{text['Source-SHA256']})")
+    return picture, text
+
+
+def _read_or_forgotten(file: Path) -> Image:
+    try:
+        return read_picture(file)
+    except UserError:
+        forget_download(file, paths.downloads())
+        raise
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
