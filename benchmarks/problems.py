@@ -1,0 +1,116 @@
+"""What the benchmarks of speed work on, and how they take the time."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.reference import PlainObjective
+from pipeline.frozen import FrozenFeatures, Precision
+from pipeline.images import resize, to_tensor
+from pipeline.layers import LAYERS
+from pipeline.objective import Objective
+from pipeline.pictures import read_picture
+from pipeline.small import tapped
+from pipeline.sources import locate
+from pipeline.vgg import Features, rescale, rescaling_means
+from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
+
+STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+TERMS: dict[str, Any] = {
+    "content_layers": {"conv4_2": 1.0},
+    "style_layers": dict.fromkeys(STYLE, 0.2),
+    "content_weight": 0.3,
+    "style_weight": 1.0,
+}
+"""The defaults of params.yaml."""
+
+
+class Problem:
+    """A photograph, a painting and VGG-19 rescaled on them, at a size."""
+
+    def __init__(self, weights: str | None, edge: int) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.size = (edge * 3 // 4, edge)
+        self.content, self.style = (
+            resize(image, self.size, "bicubic", antialias=True).to(self.device)
+            for image in (
+                _image("package:skimage/data/chelsea.png"),
+                _image("data/paintings/glass.jpg"),
+            )
+        )
+        file = Path(weights).expanduser() if weights else imagenet_weights()
+        loaded, small = load_weights(file, "torchvision"), load_small(EMBEDDED)
+        pictures = [resize(_image("package:skimage/data/coffee.png"), (192, 288), "bicubic", True)]
+        means, _ = rescaling_means(Features(loaded, "avg"), pictures)
+        self.vgg = rescale(loaded, means)
+        self.small = tapped(small, {name: means[name] for name in means if f"{name}.head" in small})
+
+    def ours(self, precision: Precision, network: str = "vgg") -> Objective:
+        features = FrozenFeatures(getattr(self, network), "avg", precision).to(self.device)
+        return Objective(features, self.content, self.style, **TERMS)
+
+    def plain(self) -> PlainObjective:
+        features = Features(self.vgg, "avg").to(self.device)
+        return PlainObjective(features, self.content, self.style, **TERMS)
+
+    def evaluations(self) -> dict[str, Callable[[], object]]:
+        """Returns what evaluates loss and gradient once, by name."""
+        plain = self.plain()
+        found: dict[str, Callable[[], object]] = {"plain float32": lambda: self.gradient(plain)}
+        for precision in self.precisions():
+            objective = self.ours(precision)
+            found[precision] = lambda o=objective: self.gradient(lambda x: o(x).total)  # type: ignore[misc]
+        return found
+
+    def precisions(self) -> list[Precision]:
+        return ["float32", "tf32", "bf16"] if self.device.type == "cuda" else ["float32", "bf16"]
+
+    def gradient(self, loss: Callable[[Tensor], Tensor]) -> None:
+        image = self.content.clone().requires_grad_()
+        loss(image).backward()  # type: ignore[no-untyped-call]
+        self.wait()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _image(source: str) -> Tensor:
+    return to_tensor(read_picture(locate(source, None, Path(tempfile.gettempdir()))))
+
+
+def operations(size: tuple[int, int]) -> float:
+    """Returns the floating-point operations of one evaluation: two a multiply-add.
+
+    Each convolution down to conv5_1 forward and back to its input, each Gram matrix and its
+    derivative.
+    """
+    total = 0.0
+    for layer in LAYERS.values():
+        positions = (size[0] >> (layer.block - 1)) * (size[1] >> (layer.block - 1))
+        total += 2 * 2 * 9 * layer.channels_in * layer.channels_out * positions
+        if layer.name in STYLE:
+            total += 2 * 2 * layer.channels_out**2 * positions
+        if layer.name == STYLE[-1]:
+            return total
+    raise AssertionError
+
+
+def seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Returns the median seconds of each, all taken once a round, after a round that warms up."""
+    times = [{name: seconds(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]
+    return {name: statistics.median(each[name] for each in times) for name in runs}

@@ -1,0 +1,76 @@
+"""The method as a plain PyTorch script has it: what the pipeline's speed is measured against.
+
+float32, every activation kept by autograd, torch's L-BFGS with its own history, a cold start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.layers import LAYERS
+from pipeline.losses import content_loss_mean, gram_matrix, style_loss_mean
+from pipeline.vgg import Features
+
+
+class PlainObjective:
+    """α·content + β·style, differentiated by autograd; arguments as ``Objective`` takes them."""
+
+    def __init__(
+        self,
+        features: Features,
+        content_image: Tensor,
+        style_image: Tensor,
+        content_layers: Mapping[str, float],
+        style_layers: Mapping[str, float],
+        content_weight: float,
+        style_weight: float,
+    ) -> None:
+        self.features = features
+        self.content_layers, self.style_layers = content_layers, style_layers
+        self.content_weight, self.style_weight = content_weight, style_weight
+        with torch.no_grad():
+            self.contents = features(content_image, content_layers)
+            found = features(style_image, style_layers)
+            self.grams = {name: gram_matrix(maps) for name, maps in found.items()}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Returns the total loss of a (1, 3, H, W) image."""
+        found = self.features(image, [*self.content_layers, *self.style_layers])
+        total = image.new_zeros(())
+        for name, weight in self.content_layers.items():
+            loss = content_loss_mean(found[name], self.contents[name], LAYERS[name].channels_out)
+            total = total + self.content_weight * weight * loss
+        for name, weight in self.style_layers.items():
+            gram, filters = gram_matrix(found[name]), LAYERS[name].channels_out
+            total = total + self.style_weight * weight * style_loss_mean(
+                gram, self.grams[name], filters
+            )
+        return total
+
+
+def optimised(
+    objective: PlainObjective, start: Tensor, evaluations: int
+) -> Iterator[tuple[float, float]]:
+    """Yields loss and seconds of each evaluation.
+
+    The variable is scaled as the pipeline's is: at [0, 1] torch's first step would be lost in
+    rounding. Tolerances are 0, so that nothing ends the run early.
+    """
+    scale = 1 / (1e-3 * start.numel())
+    pixels = ((start - 0.5) * scale).requires_grad_()
+    optimizer = torch.optim.LBFGS([pixels], max_iter=1, tolerance_grad=0, tolerance_change=0)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = objective(pixels / scale + 0.5)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(evaluations):
+        begin = time.perf_counter()
+        loss = optimizer.step(closure)  # type: ignore[no-untyped-call]
+        yield float(loss.detach()), time.perf_counter() - begin

@@ -1,0 +1,301 @@
+"""Measures what the pipeline costs, beside a plain script and beside what the hardware can do.
+
+    python -m benchmarks.speed --help
+
+Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``. What is compared
+runs in turns in one process, or in a process of its own where memory is measured. A part that was
+not asked for keeps its figures of before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from benchmarks.problems import Problem, in_turns, operations, seconds
+from benchmarks.reference import optimised
+from benchmarks.tables import tables
+from pipeline.callbacks import Refinement
+from pipeline.errors import command_line
+from pipeline.files import write_json, write_text
+from pipeline.frozen import fastest_precision
+from pipeline.images import white_noise
+from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
+from pipeline.provenance import package_versions
+from pipeline.schema import Tracking
+from pipeline.tracking import tracked_run
+from pipeline.trainer import run as run_trainer
+from pipeline.training import fit
+
+RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
+PYTHON = sys.executable, "-W", "ignore"
+SIZES = 256, 512, 1024
+"""Long edges; pictures are 4:3."""
+EDGE, PRODUCTS = 2048, 4
+"""Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
+EVALUATIONS, WARM, EVERY = 500, 150, 10
+"""Of the plain run; of the small network in a warm start; from one judgement to the next."""
+
+
+def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures seconds of an evaluation, beside the rate of a matrix product in the same type."""
+    rows = []
+    for edge in SIZES:
+        problem = Problem(arguments.weights, edge)
+        runs = problem.evaluations()
+        for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+            runs[f"product {name}"] = partial(_product, problem, dtype)
+        found = in_turns(runs, 7 if edge < 1024 else 3)
+        limits = {
+            name: operations(problem.size) * found[f"product {name}"] / (PRODUCTS * 2 * EDGE**3)
+            for name in ("float32", "bf16")
+        }
+        rows.append({"size": f"{problem.size[1]}×{problem.size[0]}", "limits": limits, **found})
+    return rows
+
+
+def _product(problem: Problem, dtype: torch.dtype) -> None:
+    square = torch.ones((EDGE, EDGE), device=problem.device, dtype=dtype)
+    for _ in range(PRODUCTS):
+        square @ square
+    problem.wait()
+
+
+def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the memory that evaluations need beyond what stood there before, each by itself."""
+    rows = []
+    for edge in SIZES:
+        row: dict[str, Any] = {"size": f"{edge}×{edge * 3 // 4}"}
+        for name in ("plain float32", "float32", "bf16"):
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "benchmarks.speed",
+                "--peak",
+                name,
+                str(edge),
+            ]
+            command += ["--weights", arguments.weights] if arguments.weights else []
+            row[name] = float(subprocess.run(command, capture_output=True, check=True).stdout)
+        rows.append(row)
+    return rows
+
+
+def peak(name: str, edge: int, weights: str | None) -> float:
+    """Returns the MiB by which two evaluations raise this process's peak."""
+    problem = Problem(weights, edge)
+    run = problem.evaluations()[name]
+    if problem.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
+    run()
+    run()
+    status = Path("/proc/self/status").read_text()
+    high = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    return (high * 1024 - before) / 2**20
+
+
+def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures a run beside its evaluations alone: Lightning, L-BFGS, record, W&B, pictures."""
+    problem = Problem(arguments.weights, 512)
+    precision = fastest_precision(problem.device)
+    objective, count = problem.ours(precision), 20
+    image = problem.content.clone()
+
+    def alone() -> None:
+        for _ in range(count):
+            problem.gradient(lambda x: objective(x).total)
+
+    def everything() -> float:
+        with tempfile.TemporaryDirectory() as name:
+            folder, tracking = Path(name), Tracking(mode="offline")
+            module = StyleTransfer(objective, image, {"history_size": 20})
+            with tracked_run(
+                tracking, root=folder, name="run", job_type="benchmark", config={}
+            ) as run:
+                return seconds(
+                    lambda: fit(
+                        module,
+                        name="run",
+                        folder=folder,
+                        evaluations=count,
+                        intermediates=[1, 10, 20],
+                        logger=WandbLogger(experiment=run),
+                    )
+                )
+
+    pairs = [(everything(), seconds(alone)) for _ in range(5)][1:]
+    whole, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {
+        "precision": precision,
+        "run_s": whole / count,
+        "evaluation_s": bare / count,
+        "share": statistics.median(one / other - 1 for one, other in pairs),
+    }
+
+
+class Judge(pl.Callback):
+    """Takes the float32 loss now and then, off the clock, and stops the run at a target.
+
+    Attributes:
+        curve: (evaluation, seconds, float32 total loss).
+    """
+
+    def __init__(self, exact: Objective, target: float) -> None:
+        self.exact, self.target = exact, target
+        self.curve: list[tuple[int, float, float]] = []
+        self.spent, self.begun = 0.0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(module, StyleTransfer)
+        if module.evaluations % EVERY:
+            return
+        self.spent += time.perf_counter() - self.begun
+        with torch.no_grad():
+            loss = float(self.exact(module.image).total)
+        self.curve.append((module.evaluations, self.spent, loss))
+        trainer.should_stop = loss <= self.target
+        self.begun = time.perf_counter()
+
+
+def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the time to the loss of a plain run of ``EVALUATIONS``, from content and noise."""
+    rows = []
+    for init in ("content", "noise"):
+        problem = Problem(arguments.weights, arguments.size)
+        noise = white_noise(problem.size, 0, 0.1).to(problem.device)
+        start = problem.content if init == "content" else noise
+        plain = list(optimised(problem.plain(), start, EVALUATIONS))
+        target, whole = plain[-1][0], sum(spent for _, spent in plain)
+        row: dict[str, Any] = {"init": init, "target": target, "plain_s": whole, "settings": {}}
+        for name, warm in (("auto", 0), ("auto, warm start", WARM)):
+            row["settings"][name] = _to_loss(problem, start, warm, target)
+        rows.append(row | {"size": f"{problem.size[1]}×{problem.size[0]}"})
+    return rows
+
+
+def _to_loss(problem: Problem, start: Tensor, warm: int, target: float) -> dict[str, Any]:
+    """Returns seconds and evaluations to a loss, and the least loss if it was not reached."""
+    precision = fastest_precision(problem.device)
+    exact, before = problem.ours("float32"), 0.0
+    if warm:
+        begin = time.perf_counter()
+        module = StyleTransfer(problem.ours(precision, "small"), start, {"history_size": 20})
+        _run(module, problem, warm, [])
+        start, before = module.image.detach(), time.perf_counter() - begin
+    judge = Judge(exact, target)
+    module = StyleTransfer(problem.ours(precision), start, {"history_size": 20})
+    _run(module, problem, 2 * EVALUATIONS, [Refinement(lambda: exact), judge])
+    evaluations, spent, reached = judge.curve[-1]
+    return {
+        "seconds": before + spent,
+        "evaluations": evaluations,
+        "float32_evaluations": module.exact_evaluations,
+        "loss": reached,
+    }
+
+
+def _run(
+    module: StyleTransfer, problem: Problem, evaluations: int, callbacks: list[pl.Callback]
+) -> None:
+    run_trainer(
+        module,
+        problem.device,
+        data=itertools.repeat(0),
+        precision="32-true",
+        max_steps=evaluations,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+    )
+
+
+def startup(arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures the seconds of imports: Lightning's alone, and all that a cell needs."""
+    codes = {
+        "lightning": "import lightning.pytorch",
+        "stylize": "import pipeline.stages.stylize, wandb",
+        "fetch": "import pipeline.stages.fetch",
+    }
+    runs: dict[str, Callable[[], object]] = {
+        name: lambda code=code: subprocess.run(  # type: ignore[misc]
+            [*PYTHON, "-c", code], check=True
+        )
+        for name, code in codes.items()
+    }
+    return in_turns(runs, arguments.rounds)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "evaluation": evaluation,
+    "memory": memory,
+    "overhead": overhead,
+    "startup": startup,
+    "loss": loss,
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.peak:
+        name, edge = arguments.peak
+        print(peak(name, int(edge), arguments.weights))
+        return
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    for part in arguments.parts:
+        print(f"{part} …", flush=True)
+        results[part] = {"on": _hardware(), "found": PARTS[part](arguments)}
+        write_json(RESULTS, results)
+        write_text(TABLES, tables(results))
+    print(TABLES.read_text("utf-8"))
+
+
+def _hardware() -> dict[str, Any]:
+    device = platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": package_versions()["torch"],
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--size", type=int, default=512, help="long edge for the part loss, pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="of the part startup")
+    parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,121 @@
+"""The figures of ``benchmarks.speed`` as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """Returns a page of what was measured; a part that never was is said to be missing."""
+    makers: dict[str, Callable[[Any], list[str]]] = {
+        "evaluation": _evaluation,
+        "memory": _memory,
+        "overhead": _overhead,
+        "startup": _startup,
+        "loss": _loss,
+    }
+    lines = [
+        "# Benchmarks",
+        "",
+        "By `python -m benchmarks.speed`; see benchmarks/README.md.",
+        "",
+    ]
+    for part, maker in makers.items():
+        if part in results:
+            on = results[part]["on"]
+            lines += [*maker(results[part]["found"]), "", ", ".join(_hardware(on)) + ".", ""]
+        else:
+            lines += [f"## {part.capitalize()}", "", "Not measured.", ""]
+    return "\n".join(lines)
+
+
+def _hardware(on: Mapping[str, Any]) -> Iterable[str]:
+    return on["date"], on["device"], f"{on['threads']} threads", f"torch {on['torch']}"
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    columns = list(columns)
+    head = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
+    return [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _evaluation(found: list[dict[str, Any]]) -> list[str]:
+    names = [name for name in ("plain float32", "float32", "tf32", "bf16") if name in found[0]]
+    rows = [
+        [
+            row["size"],
+            *(f"{row[name]:.4g}" for name in names),
+            *(f"{row[name] / row['limits'][name]:.2f}" for name in ("float32", "bf16")),
+        ]
+        for row in found
+    ]
+    columns = ["size", *(f"{name}, s" for name in names), "float32 / limit", "bf16 / limit"]
+    return [
+        "## One evaluation",
+        "",
+        "Loss and gradient by VGG-19, median. The limit is the time of as many operations in a "
+        "matrix product of 2048 × 2048, measured in turns with it.",
+        "",
+        *_table(columns, rows),
+    ]
+
+
+def _memory(found: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [
+            row["size"],
+            *(f"{row[name]:.0f}" for name in ("plain float32", "float32", "bf16")),
+            f"{100 * row['float32'] / row['plain float32']:.0f} %",
+        ]
+        for row in found
+    ]
+    columns = ["size", "plain float32, MiB", "float32", "bf16", "float32 / plain"]
+    return [
+        "## Memory of an evaluation",
+        "",
+        "What two evaluations add to the process's peak.",
+        "",
+        *_table(columns, rows),
+    ]
+
+
+def _overhead(found: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Overhead",
+        "",
+        f"At 512×384 in {found['precision']} an evaluation takes {found['evaluation_s']:.4g} s "
+        f"alone and {found['run_s']:.4g} s in a run with L-BFGS, Lightning, history, "
+        f"intermediates and an offline W&B run: {100 * found['share']:.1f} % more.",
+    ]
+
+
+def _startup(found: Mapping[str, float]) -> list[str]:
+    rows = [[f"`{name}`", f"{spent:.2f}"] for name, spent in found.items()]
+    return [
+        "## Start-up",
+        "",
+        "A process that imports it and ends.",
+        "",
+        *_table(["what", "s"], rows),
+    ]
+
+
+def _loss(found: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for row in found:
+        plain = {"evaluations": 500, "float32_evaluations": 500}
+        plain |= {"seconds": row["plain_s"], "loss": row["target"]}
+        for name, setting in {"plain": plain, **row["settings"]}.items():
+            rows.append(
+                [
+                    f"{row['size']}, {row['init']}",
+                    name,
+                    f"{setting['evaluations']} ({setting['float32_evaluations']})",
+                    f"{setting['seconds']:.0f}",
+                    f"{setting['loss']:.4g}",
+                    f"{row['plain_s'] / setting['seconds']:.1f}",
+                ]
+            )
+    columns = ["size, start", "setting", "evaluations (float32)", "s", "loss", "times as fast"]
+    return ["## Time to the loss of a plain run", "", *_table(columns, rows)]
