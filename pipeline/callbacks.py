@@ -53,7 +53,7 @@ class History(pl.Callback):
     network's. ``extras`` maps an evaluation to what loggers, not the file, get beside its losses.
 
     Args:
-        path: the file; begun anew by the first stage.
+        path: the file; begun anew at the first evaluation of the first stage.
         stage: its name.
         before: evaluations of earlier stages.
         every: how many evaluations to keep back.
@@ -69,7 +69,7 @@ class History(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = _transfer(module).objective.names
         self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
-        if self.before:
+        if self.before + _transfer(module).evaluations:
             return
         with self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
@@ -77,7 +77,7 @@ class History(pl.Callback):
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
         row = torch.stack([*transfer.losses.values(), transfer.gradient.norm()])
-        self.pending.append((self.before + transfer.evaluations, trainer.global_step, row))
+        self.pending.append((self.before + transfer.evaluations, transfer.iterations, row))
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if len(self.pending) >= self.every:
@@ -128,10 +128,12 @@ class Intermediates(pl.Callback):
 
     def __init__(self, folder: Path, at: Collection[int], history: History) -> None:
         self.folder, self.at, self.history = folder, frozenset(at), history
-        folder.mkdir(parents=True, exist_ok=True)
-        if history.before:
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.history.before + _transfer(module).evaluations:
             return
-        for picture in folder.glob("*.png"):
+        for picture in self.folder.glob("*.png"):
             picture.unlink()
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -155,26 +157,29 @@ class Refinement(pl.Callback):
 
     Args:
         exact: returns the objective in float32; called once, if at all.
+        progress: evaluations and total loss at the latest look, to go on from a checkpoint.
     """
 
     EVALUATIONS, GAIN = 25, 0.01
     """It is time when so many evaluations take less than this part off the total loss."""
 
-    def __init__(self, exact: Callable[[], Objective]) -> None:
+    def __init__(
+        self, exact: Callable[[], Objective], progress: dict[str, float] | None = None
+    ) -> None:
         self.exact = exact
-        self.evaluations, self.total = 0, float("inf")
+        self.progress = progress or {"evaluations": 0, "total": float("inf")}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         transfer = _transfer(module)
         if transfer.objective.features.precision == "float32":
             return
-        if transfer.evaluations - self.evaluations < self.EVALUATIONS:
+        if transfer.evaluations - self.progress["evaluations"] < self.EVALUATIONS:
             return
         total = float(transfer.losses["total"])
-        if total > (1 - self.GAIN) * self.total:
+        if total > (1 - self.GAIN) * self.progress["total"]:
             transfer.objective = self.exact()
             print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
-        self.evaluations, self.total = transfer.evaluations, total
+        self.progress = {"evaluations": transfer.evaluations, "total": total}
 
 
 class ProgressBar(pl.Callback):

@@ -13,6 +13,7 @@ from pipeline.lbfgs import LBFGS
 from pipeline.objective import Losses, Objective
 
 MID_GREY = 0.5
+COUNTS = "evaluations", "exact_evaluations", "iterations"
 
 
 class StyleTransfer(pl.LightningModule):
@@ -31,6 +32,7 @@ class StyleTransfer(pl.LightningModule):
     ``evaluations`` counts the closure's calls, ``exact_evaluations`` those in float32,
     ``iterations`` the optimiser's steps; ``losses`` holds the latest evaluation by the names of
     ``Objective.named``. Another ``objective`` may take the place of the first between two steps.
+    ``optimizer_state``, if there is one, is what L-BFGS begins with.
 
     Args:
         objective: the loss as a function of an image.
@@ -55,6 +57,17 @@ class StyleTransfer(pl.LightningModule):
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
         self.evaluations = self.exact_evaluations = self.iterations = 0
         self.losses: dict[str, Tensor] = {}
+        self.optimizer_state: dict[str, Any] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Evaluations, those of them in float32, and iterations."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    @counts.setter
+    def counts(self, counts: Mapping[str, int]) -> None:
+        for name in COUNTS:
+            setattr(self, name, counts[name])
 
     @property
     def image(self) -> Tensor:
@@ -76,10 +89,14 @@ class StyleTransfer(pl.LightningModule):
         self.exact_evaluations += self.objective.features.precision == "float32"
         return losses.total
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Counts the iteration that the optimiser has made."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Has the optimiser take a step, and counts it."""
+        super().optimizer_step(*arguments, **options)
         self.iterations += 1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Returns L-BFGS, one iteration a step: Lightning's ``global_step`` is an iteration."""
-        return LBFGS(self.pixels, **self.lbfgs)
+        optimizer = LBFGS(self.pixels, **self.lbfgs)
+        if self.optimizer_state:
+            optimizer.load_state_dict(self.optimizer_state)
+        return optimizer

@@ -20,6 +20,7 @@ from pipeline.layers import ARCHITECTURES, check_layers
 from pipeline.schema import (
     Backbone,
     CataloguedImage,
+    Checkpointing,
     Distillation,
     Experiment,
     Figure,
@@ -41,6 +42,7 @@ _SECTION_MODELS: dict[str, type[Section]] = {
     "figures": Figure,
     "distillation": Distillation,
     "tracking": Tracking,
+    "checkpoints": Checkpointing,
 }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.files import sha256
 
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors", "wandb", "dvc")
 
@@ -25,6 +29,17 @@ def code_version() -> dict[str, Any]:
         "revision": _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
     }
+
+
+def loaded_code() -> str:
+    """Returns the hash of the files of this package that this process has imported."""
+    files = sorted(
+        str(module.__file__)
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] == __package__ and getattr(module, "__file__", None)
+    )
+    hashes = "".join(sha256(Path(file)) for file in files)
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -183,6 +183,12 @@ class Distillation(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
 
 
+class Checkpointing(Section):
+    """How a run is kept while it goes on. No stage depends on it: changing it re-runs nothing."""
+
+    every: Annotated[float, Field(ge=0, le=86_400)] = 20.0
+
+
 class Params(Section):
     """The whole file."""
 
@@ -194,6 +200,7 @@ class Params(Section):
     figures: dict[Name, Figure] = {}
     distillation: Distillation | None = None
     tracking: Tracking = Tracking()
+    checkpoints: Checkpointing = Checkpointing()
 
     def figure_of(self, experiment: str) -> str | None:
         """Returns the name of the first figure that shows an experiment, or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -27,8 +27,12 @@ def fit(
     stage: str = "main",
     before: int = 0,
     exact: Callable[[], Objective] | None = None,
+    refinement: dict[str, float] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Optimises the module's image where its targets are, and returns the trainer.
+
+    A module that has had evaluations goes on with the record that lies in ``folder``.
 
     Writes ``history.csv`` and ``intermediates/`` into ``folder`` as it goes.
 
@@ -44,6 +48,8 @@ def fit(
         before: evaluations of the run's earlier stages, whose record is added to.
         exact: returns the objective in float32, to finish with where another precision stalls;
             None to finish as it was begun.
+        refinement: how far an earlier part of the run had come in seeing whether it stalls.
+        callbacks: others, called after the run's own.
 
     Raises:
         UserError: the run diverged.
@@ -51,7 +57,7 @@ def fit(
     """
     device = next(module.objective.buffers()).device
     history = History(folder / "history.csv", stage, before)
-    refinements = [Refinement(exact)] if exact else []
+    refinements = [Refinement(exact, refinement)] if exact else []
     return run(
         module,
         device,
@@ -65,6 +71,7 @@ def fit(
             Intermediates(folder / "intermediates", intermediates, history),
             ProgressBar(name, evaluations),
             *refinements,
+            *callbacks,
         ],
         logger=logger or False,
         deterministic=deterministic,

@@ -19,11 +19,12 @@ FLOORS = [
     {"errors", "files", "losses", "lbfgs", "crops", "trainer", "warm"},
     {"layers", "pictures", "sources", "documents"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
-    {"schema", "frozen", "weights", "status", "small", "student"},
+    {"schema", "frozen", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},
     {"presets", "module", "distillation", "cells"},
     {"callbacks", "problem", "measures", "media"},
-    {"training", "pages"},
+    {"training", "resuming", "pages"},
+    {"search"},
     {f"stages.{name}" for name in ("code", "fetch", "backbone", "stylize", "report", "distil")},
 ]
 

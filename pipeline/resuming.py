@@ -1,0 +1,104 @@
+"""Keeps checkpoints of a run as it goes, and puts a run back to where one was made."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from pipeline.callbacks import History, Refinement
+from pipeline.checkpoints import Checkpoints
+from pipeline.module import StyleTransfer
+
+
+class Keeping(pl.Callback):
+    """Writes a checkpoint now and then, and before the process ends by SIGTERM or an interrupt.
+
+    Args:
+        checkpoints: where to.
+        every: seconds from one to the next.
+        start: the image that the stage began with.
+        folder: of the run's files, which a checkpoint holds too.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: float, start: Tensor, folder: Path) -> None:
+        self.checkpoints, self.every, self.start, self.folder = checkpoints, every, start, folder
+        self.last = time.monotonic()
+        self.interrupted = False
+        self.handler: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """An interrupt waits for the end of the step: in its midst nothing can be kept."""
+        self.handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:  # whoever asks twice does not want to wait
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if self.interrupted or time.monotonic() - self.last >= self.every:
+            self.save(trainer, module)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        # Lightning raises it between two steps.
+        if isinstance(exception, SIGTERMException):
+            self.save(trainer, module)
+
+    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Writes a checkpoint of the run as it is between two steps."""
+        assert isinstance(module, StyleTransfer)
+        history = _the(trainer, History)
+        history.flush(trainer)
+        state = {
+            "stage": history.stage,
+            "before": history.before,
+            "start": self.start,
+            "pixels": module.pixels.detach(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "counts": module.counts,
+            "precision": module.objective.features.precision,
+            "refinement": _the(trainer, Refinement).progress,
+        }
+        files = {
+            file.relative_to(self.folder).as_posix(): file
+            for file in (history.path, *self.folder.glob("intermediates/*.png"))
+        }
+        self.checkpoints.save(state, history.before + module.evaluations, files)
+        self.last = time.monotonic()
+
+
+def put_back(module: StyleTransfer, state: Mapping[str, Any]) -> None:
+    """Gives a module its image, counts and curvature of a checkpoint; the latter when it is fit."""
+    with torch.no_grad():
+        module.pixels.copy_(state["pixels"])
+    module.counts = state["counts"]
+    module.optimizer_state = state["optimizer"]
+
+
+def write_back(files: Mapping[str, bytes], folder: Path) -> None:
+    """Writes a checkpoint's files where the run had written them."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _the(trainer: pl.Trainer, kind: type[Any]) -> Any:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]

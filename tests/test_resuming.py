@@ -1,0 +1,211 @@
+"""A run that was stopped goes on to the very bits it would have come to, or begins anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, tiny_params, write_params
+from test_stylize import history, outputs, prepared
+
+from pipeline import paths
+from pipeline.callbacks import ProgressBar
+from pipeline.checkpoints import Checkpoints, sole_run
+from pipeline.errors import UserError
+from pipeline.module import StyleTransfer
+from pipeline.params import read_params
+from pipeline.stages.stylize import stylize
+
+__all__ = ["prepared"]
+EVALUATIONS = 20
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "line search": {"lbfgs": {"line_search_fn": "strong_wolfe"}},
+    "warm start": {"warm_start": "embedded", "warm_evaluations": 12, "size": 48},
+    "short history": {"lbfgs": {"history_size": 3}},
+    "bf16": {"precision": "bf16"},
+}
+
+
+class StopError(Exception):
+    pass
+
+
+def settle(weights_file: Path, every: float = 0, **settings: Any) -> None:
+    """Writes params.yaml: the experiment ``first`` with some settings."""
+    params: Any = tiny_params(weights_file)
+    params["defaults"] |= {"evaluations": EVALUATIONS, "intermediates": [1, 7, 14]}
+    params["experiments"]["first"].update(settings)
+    params["checkpoints"] = {"every": every}
+    write_params(Path(), params)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
+    """Has runs end with ``StopError`` in the middle of things, after so many evaluations."""
+
+    def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
+        if module.evaluations >= evaluation:
+            raise StopError
+
+    monkeypatch.setattr(ProgressBar, "on_train_batch_end", stop)
+
+
+def kept() -> list[str]:
+    return sorted(file.name for file in Path("data/checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize("evaluation", [3, 14])
+@pytest.mark.parametrize("kind", KINDS)
+def test_stopped_run_goes_on_to_the_same_bits(
+    kind: str,
+    evaluation: int,
+    prepared: Path,
+    weights_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(weights_file, **KINDS[kind])
+    stylize("first", read_params())
+    expected = outputs("first")
+    with monkeypatch.context() as patch:
+        stop_at(patch, evaluation)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    assert 1 <= len(kept()) <= 2
+    capsys.readouterr()
+    for file in expected:  # as DVC does before it runs a cell
+        (paths.EXPERIMENTS / "first" / file).unlink(missing_ok=True)
+    stylize("first", read_params())
+    assert "first: goes on after evaluation" in capsys.readouterr().out
+    assert outputs("first") == expected
+    assert kept() == []
+
+
+def test_run_stopped_twice_and_in_its_second_stage_goes_on(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(weights_file, **KINDS["warm start"])
+    stylize("first", read_params())
+    expected = outputs("first")
+    for evaluation in (4, 15):
+        with monkeypatch.context() as patch:
+            stop_at(patch, evaluation)
+            with pytest.raises(StopError):
+                stylize("first", read_params())
+    stylize("first", read_params())
+    assert outputs("first") == expected
+
+
+def test_switch_to_float32_is_remembered(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.callbacks.Refinement.EVALUATIONS", 5)
+    monkeypatch.setattr("pipeline.callbacks.Refinement.GAIN", 0.9)
+    settle(weights_file, precision="bf16")
+    stylize("first", read_params())
+    expected = outputs("first")
+    assert b'"float32_evaluations": 1' in expected["metrics.json"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    stylize("first", read_params())
+    assert outputs("first") == expected
+
+
+def test_changed_settings_begin_anew(
+    prepared: Path,
+    weights_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(weights_file)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 9)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    settle(weights_file, content_weight=0.9)
+    stylize("first", read_params())
+    assert "goes on" not in capsys.readouterr().out
+    assert [row["evaluation"] for row in history("first")] == list(range(1, EVALUATIONS + 1))
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    prepared: Path,
+    weights_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(weights_file)
+    stylize("first", read_params())
+    expected = outputs("first")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 9)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    newest = Path("data/checkpoints") / kept()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    stylize("first", read_params())
+    said = capsys.readouterr().out
+    assert f"{newest.resolve()} is damaged" in said
+    assert "goes on after evaluation" in said
+    assert outputs("first") == expected
+
+
+def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:
+    Checkpoints("first", "a" * 16).save({"x": 1}, 5, {})
+    assert Checkpoints("first", "b" * 16).load() is None
+    assert Checkpoints("firs", "t" * 16).load() is None
+    loaded = Checkpoints("first", "a" * 16).load()
+    assert loaded is not None
+    assert loaded.state == {"x": 1}
+
+
+def test_second_process_at_one_experiment_says_so(workspace: Path) -> None:
+    with (
+        sole_run("first"),
+        pytest.raises(UserError, match=f"is being run by process {os.getpid()}. Wait for it"),
+        sole_run("first"),
+    ):
+        pass
+    with sole_run("first"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_killed_process_leaves_what_it_takes_to_go_on(
+    number: signal.Signals, status: int, prepared: Path, weights_file: Path
+) -> None:
+    """SIGKILL finds the checkpoint of before; the other two write one, whatever the interval."""
+    settle(weights_file, evaluations=300)
+    stylize("first", read_params())
+    expected = outputs("first")
+    settle(weights_file, every=0 if number == signal.SIGKILL else 1000, evaluations=300)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.stylize", "first"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
+    )
+    record = paths.EXPERIMENTS / "first/history.csv"
+    record.unlink()
+    while process.poll() is None and not (record.exists() and record.read_text().count("\n") > 30):
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert kept()
+    finished = subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.stylize", "first"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "goes on after evaluation" in finished.stdout
+    assert outputs("first") == expected
