@@ -49,6 +49,7 @@ WEIGHTS = {name: 1e3 / LAYERS[name].channels_out ** 2 for name in STYLE}
 EVALUATIONS, COLD = 300, 200
 WARM_EVALUATIONS = 200
 SPEED_SIZES = (192, 256), (384, 512)
+SHEET_HEIGHT = 170
 
 
 def main() -> None:
@@ -170,22 +171,24 @@ def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
 
 def sheet(path: Path) -> None:
     """Writes a column for each pair: by the small network, by VGG-19, by the small from noise."""
-    columns = []
-    for pair in PAIRS:
-        folder = FOLDER / "".join(character for character in pair if character.isalnum())
-        files = [folder / f"{kind}.png" for kind in ("small", "vgg19", "noise")]
-        columns.append([Image.open(file) for file in files if file.is_file()])
-    width = sum(column[0].width for column in columns)
-    height = max(sum(picture.height for picture in column) for column in columns)
-    canvas = Image.new("RGB", (width, height), "white")
-    left = 0
-    for column in columns:
-        top = 0
-        for picture in column:
-            canvas.paste(picture, (left, top))
-            top += picture.height
-        left += column[0].width
+    rows: list[list[Image.Image]] = []
+    for kind in ("small", "vgg19", "noise"):
+        files = [FOLDER / "".join(filter(str.isalnum, pair)) / f"{kind}.png" for pair in PAIRS]
+        rows.append([_of_height(file) for file in files if file.is_file()])
+    width = max(sum(picture.width for picture in row) for row in rows)
+    canvas = Image.new("RGB", (width, len(rows) * SHEET_HEIGHT), "white")
+    for number, row in enumerate(rows):
+        left = 0
+        for picture in row:
+            canvas.paste(picture, (left, number * SHEET_HEIGHT))
+            left += picture.width
     canvas.save(path, quality=85)
+
+
+def _of_height(file: Path) -> Image.Image:
+    picture = Image.open(file)
+    width = picture.width * SHEET_HEIGHT // picture.height
+    return picture.resize((width, SHEET_HEIGHT), Image.Resampling.LANCZOS)
 
 
 def tables(results: dict[str, Any]) -> str:
