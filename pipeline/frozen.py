@@ -23,7 +23,7 @@ from pipeline.vgg import check_size, layers_of
 Precision = Literal["float32", "tf32", "bf16"]
 
 POSITIONS = 2**14
-"""Of how many positions at a time a Gram matrix is computed: what a processor's cache holds."""
+"""Of how many positions at a time a Gram matrix is computed on a CPU: what its cache holds."""
 
 
 def fastest_precision(device: torch.device) -> Precision:
@@ -190,8 +190,9 @@ def _gram(maps: Tensor) -> Tensor:
     positions = _by_position(maps)
     dtype = torch.promote_types(maps.dtype, torch.float32)
     gram = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
-    for begin in range(0, len(positions), POSITIONS):
-        part = positions[begin : begin + POSITIONS].to(dtype)
+    count = POSITIONS if maps.device.type == "cpu" else len(positions)
+    for begin in range(0, len(positions), count):
+        part = positions[begin : begin + count].to(dtype)
         gram.addmm_(part.T, part)
     return gram / len(positions)
 

@@ -51,7 +51,7 @@ class Backbone(Section):
 
 
 class Lbfgs(Section):
-    """Arguments of ``torch.optim.LBFGS``, under torch's names."""
+    """Options of ``lbfgs.LBFGS``, under torch's names."""
 
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     history_size: Annotated[int, Field(ge=1, le=1000)] = 20
