@@ -167,7 +167,9 @@ class _Statistics(torch.autograd.Function):
         while ctx.kept:
             name, maps = ctx.kept.popitem()
             if name in of_features:
-                added = of_features[name].to(network.dtype)
+                added = of_features[name].to(
+                    network.dtype, copy=True, memory_format=torch.channels_last
+                )
                 gradient = added if gradient is None else gradient.add_(added)
             if name in of_grams:
                 gradient = _add_gram_gradient(gradient, of_grams[name], maps)
@@ -203,14 +205,18 @@ def _add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -
     symmetric = ((of_gram + of_gram.T) / len(positions)).to(maps.dtype)
     if gradient is None:
         added = positions @ symmetric
-        return added.view(maps.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-    _by_position(gradient).addmm_(positions, symmetric)
-    return gradient
+    else:
+        added = _by_position(gradient).addmm_(positions, symmetric)
+    _, channels, height, width = maps.shape
+    return added.view(1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
-    passed: Tensor = torch.ops.aten.threshold_backward(gradient, maps.to(gradient.dtype), 0)
-    return passed
+    """Returns the gradient of what ReLU was given; overwrites the gradient of what it let out."""
+    if gradient.dtype == maps.dtype:
+        passed: Tensor = torch.ops.aten.threshold_backward(gradient, maps, 0)
+        return passed
+    return gradient.masked_fill_(maps == 0, 0)
 
 
 def _pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:

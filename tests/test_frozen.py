@@ -62,6 +62,18 @@ def test_statistics_and_gradient_are_those_of_autograd(
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+def test_deepest_layer_may_be_of_content_and_style(weights: dict[str, Tensor]) -> None:
+    """There the gradient comes from outside, laid out as the losses happen to leave it."""
+    exact = double(weights)
+    image = IMAGE.double().requires_grad_()
+    maps = Features(exact, "avg")(image, ["conv2_2"])["conv2_2"]
+    (expected,) = torch.autograd.grad(judged([maps], [gram_matrix(maps)]), image)
+    contents, grams = FrozenFeatures(exact, "avg")(image, ["conv2_2"], ["conv2_2"])
+    value = judged([contents["conv2_2"]], [grams["conv2_2"]])
+    (found,) = torch.autograd.grad(value, image)
+    torch.testing.assert_close(found, expected)
+
+
 def test_bf16_points_where_float32_does(weights: dict[str, Tensor]) -> None:
     value, gradient = by_hand(weights, "avg", torch.float32, "bf16")
     expected, expected_gradient = by_hand(weights, "avg", torch.float32, "float32")
