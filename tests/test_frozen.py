@@ -63,15 +63,21 @@ def test_statistics_and_gradient_are_those_of_autograd(
 
 
 def test_deepest_layer_may_be_of_content_and_style(weights: dict[str, Tensor]) -> None:
-    """There the gradient comes from outside, laid out as the losses happen to leave it."""
+    """There the gradient comes from outside, laid out as it happens to be, and is not ours."""
     exact = double(weights)
     image = IMAGE.double().requires_grad_()
     maps = Features(exact, "avg")(image, ["conv2_2"])["conv2_2"]
-    (expected,) = torch.autograd.grad(judged([maps], [gram_matrix(maps)]), image)
+    generator = torch.Generator().manual_seed(2)
+    given = [
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in (maps.shape, (128, 128))
+    ]
+    before = given[0].clone()
+    (expected,) = torch.autograd.grad([maps, gram_matrix(maps)], image, given)
     contents, grams = FrozenFeatures(exact, "avg")(image, ["conv2_2"], ["conv2_2"])
-    value = judged([contents["conv2_2"]], [grams["conv2_2"]])
-    (found,) = torch.autograd.grad(value, image)
+    (found,) = torch.autograd.grad([contents["conv2_2"], grams["conv2_2"]], image, given)
     torch.testing.assert_close(found, expected)
+    assert torch.equal(given[0], before)
 
 
 def test_bf16_points_where_float32_does(weights: dict[str, Tensor]) -> None:
