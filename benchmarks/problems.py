@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import PlainObjective
-from pipeline.frozen import FrozenFeatures, Precision
+from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, to_tensor
 from pipeline.layers import LAYERS
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
+from pipeline.precision import Precision
 from pipeline.small import tapped
 from pipeline.sources import locate
 from pipeline.vgg import Features, rescale, rescaling_means
@@ -58,6 +59,7 @@ class Problem:
         return Objective(features, self.content, self.style, **TERMS)
 
     def plain(self) -> PlainObjective:
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
         features = Features(self.vgg, "avg").to(self.device)
         return PlainObjective(features, self.content, self.style, **TERMS)
 

@@ -37,10 +37,10 @@ from benchmarks.tables import tables
 from pipeline.callbacks import Refinement
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
-from pipeline.frozen import fastest_precision
 from pipeline.images import white_noise
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
+from pipeline.precision import fastest_precision
 from pipeline.provenance import package_versions
 from pipeline.schema import Tracking
 from pipeline.tracking import tracked_run

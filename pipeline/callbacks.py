@@ -69,6 +69,8 @@ class History(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = _transfer(module).objective.names
         self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
+        if _transfer(module).evaluations:
+            self._log_again(trainer)
         if self.before + _transfer(module).evaluations:
             return
         with self.path.open("w", newline="", encoding="utf-8") as file:
@@ -107,14 +109,17 @@ class History(pl.Callback):
         for row in rows:
             extras = self.extras.pop(row["evaluation"], {})
             for logger in trainer.loggers:
-                logger.log_metrics({**self._named(row), **extras})
+                logger.log_metrics({**_named(row, self.stage), **extras})
         _refuse_non_finite(rows)
 
-    def _named(self, row: dict[str, Any]) -> dict[str, Any]:
-        if self.stage == "main":
-            return row
-        kept = {"evaluation": row["evaluation"]}
-        return kept | {f"{self.stage}/{name}": row[name] for name in row if name not in kept}
+    def _log_again(self, trainer: pl.Trainer) -> None:
+        """Sends the loggers what the run had before it was stopped: theirs is a new one."""
+        with self.path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                stage = row.pop("stage")
+                values = {name: float(value) for name, value in row.items()}
+                for logger in trainer.loggers:
+                    logger.log_metrics(_named(values, stage))
 
 
 class Intermediates(pl.Callback):
@@ -212,6 +217,13 @@ class _Speed(ProgressColumn):
 def _transfer(module: pl.LightningModule) -> StyleTransfer:
     assert isinstance(module, StyleTransfer)
     return module
+
+
+def _named(row: dict[str, Any], stage: str) -> dict[str, Any]:
+    if stage == "main":
+        return row
+    kept = {"evaluation": row["evaluation"]}
+    return kept | {f"{stage}/{name}": row[name] for name in row if name not in kept}
 
 
 def _exact(value: float | int) -> str:

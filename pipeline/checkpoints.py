@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,8 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import replacing
 
+OLD_S = 86_400.0
+"""Age in seconds at which a checkpoint that no present run can use is removed."""
 KEPT = 2
 """How many checkpoints of a run are kept: the newest, and one should that be damaged."""
 
@@ -49,6 +53,7 @@ class Checkpoints:
     """
 
     def __init__(self, experiment: str, key: str) -> None:
+        self.experiment = experiment
         self.prefix = f"{experiment}-{key}-"
 
     def save(self, state: Mapping[str, Any], evaluations: int, files: Mapping[str, Path]) -> None:
@@ -62,6 +67,8 @@ class Checkpoints:
         contents = {name: _as_tensor(file.read_bytes()) for name, file in files.items()}
         with replacing(_folder() / f"{self.prefix}{evaluations:07d}.pt") as temporary:
             torch.save({"state": dict(state), "files": contents}, temporary)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
 
@@ -82,6 +89,14 @@ class Checkpoints:
         for file in self._newest_first():
             file.unlink(missing_ok=True)
 
+    def forget_others(self) -> None:
+        """Removes what changed runs of the experiment left, once it is old."""
+        others = rf"\.?{re.escape(self.experiment)}-[0-9a-f]{{16}}-\d{{7}}\.pt(\.\d+\.part)?"
+        for file in _folder().glob("*"):
+            with suppress(FileNotFoundError):
+                if re.fullmatch(others, file.name) and time.time() - file.stat().st_mtime > OLD_S:
+                    file.unlink()
+
     def _newest_first(self) -> list[Path]:
         return sorted(_folder().glob(f"{self.prefix}*.pt"), reverse=True)
 
@@ -93,7 +108,8 @@ def sole_run(experiment: str) -> Iterator[None]:
     Raises:
         UserError: another process is running it.
     """
-    file = _folder() / f"{experiment}.lock"
+    # In the workspace: a copy that DVC makes for a queued experiment has outputs of its own.
+    file = Path("data/checkpoints") / f"{experiment}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+", encoding="ascii") as lock:
         try:

@@ -28,10 +28,15 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def command_line(main: Callable[[], None]) -> NoReturn:
-    """Runs a stage and exits: 0 when it is done, 1 with one message on a ``UserError``."""
+    """Runs a stage and exits: 0 when it is done, 1 with one message on a ``UserError``.
+
+    An interrupt is 130, as a shell has it.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(0)

@@ -10,33 +10,18 @@ the kernels turned round.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.layers import LAYERS, check_layers
+from pipeline.precision import Precision, allowing
 from pipeline.vgg import check_size, layers_of
-
-Precision = Literal["float32", "tf32", "bf16"]
 
 POSITIONS = 2**14
 """Of how many positions at a time a Gram matrix is computed on a CPU: what its cache holds."""
-
-
-def fastest_precision(device: torch.device) -> Precision:
-    """Returns what computes fastest on a device and leads an optimisation to the same loss.
-
-    bf16 on processors that multiply it (``benchmarks`` measures it there); on a CUDA GPU TF32,
-    which is torch's own choice for convolutions.
-    """
-    if device.type == "cuda":
-        return "tf32"
-    abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
-    return "bf16" if device.type == "cpu" and multiplies else "float32"
 
 
 class FrozenFeatures(nn.Module):
@@ -103,7 +88,11 @@ class FrozenFeatures(nn.Module):
 
     def _tapped(self, name: str, features: Tensor) -> Tensor:
         tap = getattr(self, f"{name}_tap", None)
-        return features if tap is None else functional.conv2d(features, tap[:, :, None, None])
+        if tap is None:
+            return features
+        # Not as a convolution, which a GPU might round to TF32.
+        product: Tensor = tap @ features.flatten(start_dim=2)
+        return product.view(1, -1, *features.shape[2:])
 
     def _tapped_gram(self, name: str, gram: Tensor) -> Tensor:
         """Returns the Gram matrix of the tapped layer, T G Tᵀ: its maps are never computed."""
@@ -126,12 +115,12 @@ class FrozenFeatures(nn.Module):
     def convolved(self, name: str, maps: Tensor) -> Tensor:
         """Returns a layer before ReLU."""
         kernels, bias = self.get_buffer(f"{name}_kernels"), self.get_buffer(f"{name}_bias")
-        with _precision(self.precision):
+        with allowing(self.precision):
             return functional.conv2d(maps, kernels, bias, padding=1)
 
     def convolved_back(self, name: str, gradient: Tensor) -> Tensor:
         """Returns the gradient of a layer's input, given that of its output before ReLU."""
-        with _precision(self.precision):
+        with allowing(self.precision):
             return functional.conv2d(gradient, self.get_buffer(f"{name}_turned"), padding=1)
 
 
@@ -236,15 +225,3 @@ def _pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> T
     flat = gradient.new_zeros(shape).flatten(start_dim=2)
     given = flat.scatter_(2, where.flatten(start_dim=2), gradient.flatten(start_dim=2))
     return given.view(shape).contiguous(memory_format=torch.channels_last)
-
-
-@contextmanager
-def _precision(precision: Precision) -> Iterator[None]:
-    """Lets cuDNN round to TF32 inside the block, or forbids it."""
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before

@@ -39,7 +39,7 @@ class LBFGS(torch.optim.Optimizer):
         history_size: how many pairs (s, y) are remembered.
         tolerance_grad: no step is taken where no part of the gradient is above it.
         tolerance_change: nor where gᵀd along the direction d is above its negative.
-        line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` evaluations a step.
+        line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` trials a step.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class LBFGS(torch.optim.Optimizer):
         if options["tolerance_grad"] and gradient.abs().max() <= options["tolerance_grad"]:
             return loss
         if not state:
+            if not gradient.any():
+                return loss
             state.update(_empty(gradient, options["history_size"]))
             state["basis"][-1] = gradient
             state["products"][-1, -1] = gradient.square().sum()
@@ -180,7 +182,7 @@ def _recursion(products: NDArray[Any], order: list[int]) -> NDArray[np.float64]:
     coefficients[-1] = -1
     factors = {}
     for pair in reversed(order):
-        s, y = products[pair], products[pairs + pair]
+        s = products[pair]
         factors[pair] = s @ coefficients / s[pairs + pair]
         coefficients[pairs + pair] -= factors[pair]
     if order:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 def gram_matrix(features: Tensor) -> Tensor:
     """Returns the correlations of filters G_ij = (1/M) Σ_k F_ik F_jk (Gatys et al. 2016, eq. 3).
 
+    A run takes them part by part, in ``pipeline.frozen``; this is what they are.
+
     **Differs:** divided by M, so that pictures of different sizes can be compared. Where both have
     one size this is the constant 1 / M² that the paper has in eq. 4.
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.frozen import FrozenFeatures, Precision, fastest_precision
+from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, scaled_size, to_tensor, white_noise
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
+from pipeline.precision import Precision, fastest_precision
 from pipeline.schema import Experiment
 from pipeline.weights import load_backbone
 

@@ -32,13 +32,16 @@ def code_version() -> dict[str, Any]:
 
 
 def loaded_code() -> str:
-    """Returns the hash of the files of this package that this process has imported."""
-    files = sorted(
+    """Returns the hash of the files of this package that this process has imported.
+
+    Which of them was its command does not count.
+    """
+    files = {
         str(module.__file__)
-        for name, module in sys.modules.items()
-        if name.partition(".")[0] == __package__ and getattr(module, "__file__", None)
-    )
-    hashes = "".join(sha256(Path(file)) for file in files)
+        for module in list(sys.modules.values())
+        if (getattr(module, "__package__", None) or "").partition(".")[0] == __package__
+    } - {str(Path(__file__).with_name("warm.py"))}
+    hashes = "".join(sha256(Path(file)) for file in sorted(files))
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 

@@ -42,6 +42,12 @@ class Keeping(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
+        self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:  # whoever asks twice does not want to wait
@@ -51,8 +57,7 @@ class Keeping(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if self.interrupted or time.monotonic() - self.last >= self.every:
             self.save(trainer, module)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        self._raise_interrupt()
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
@@ -80,7 +85,10 @@ class Keeping(pl.Callback):
             file.relative_to(self.folder).as_posix(): file
             for file in (history.path, *self.folder.glob("intermediates/*.png"))
         }
-        self.checkpoints.save(state, history.before + module.evaluations, files)
+        try:
+            self.checkpoints.save(state, history.before + module.evaluations, files)
+        except (OSError, RuntimeError) as error:  # a full disk, above all
+            print(f"no checkpoint could be written ({error}): the run goes on without")
         self.last = time.monotonic()
 
 
@@ -93,7 +101,9 @@ def put_back(module: StyleTransfer, state: Mapping[str, Any]) -> None:
 
 
 def write_back(files: Mapping[str, bytes], folder: Path) -> None:
-    """Writes a checkpoint's files where the run had written them."""
+    """Writes a checkpoint's files where the run had written them, and no others beside them."""
+    for other in folder.glob("intermediates/*.png"):
+        other.unlink()
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

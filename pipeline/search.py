@@ -14,10 +14,10 @@ from torch import Tensor
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints
 from pipeline.errors import UserError
-from pipeline.frozen import Precision
 from pipeline.images import to_picture, to_tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
+from pipeline.precision import Precision
 from pipeline.problem import Inputs, build_module, build_objective
 from pipeline.resuming import Keeping, put_back, write_back
 from pipeline.schema import Experiment
@@ -103,13 +103,16 @@ def search(
         _refuse_unmoved(module, start)
         start, kept = module.image.detach(), None
         warm, before = before, before + module.evaluations
-    counts = {
+    return Found(module, exact(), _counts(module, warm))
+
+
+def _counts(module: StyleTransfer, warm: int) -> dict[str, int]:
+    return {
         "warm_evaluations": warm,
         "evaluations": module.evaluations,
         "float32_evaluations": module.exact_evaluations,
         "iterations": module.iterations,
     }
-    return Found(module, exact(), counts)
 
 
 def _stages(settings: Experiment) -> list[Stage]:

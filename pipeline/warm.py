@@ -17,8 +17,11 @@ import importlib
 import io
 import json
 import os
+import re
+import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,24 +33,27 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
+from pipeline.parents import end_with_dvc
+
 IDLE_S = 20.0
 """How long the process waits for another cell."""
 START_S = 10.0
 """How long a caller waits for a process that it started to listen."""
-KILLED_STATUS = 137
-SHELLS = "bash", "dash", "sh", "zsh"
+KILLED_STATUS, INTERRUPTED_STATUS = 137, 130
 HEAD = 8
 """Bytes that say how long a request is."""
 ALSO = {"stylize": ("wandb",)}
 """What a stage imports only when it runs."""
-_AT_IMPORT = "CUDA", "KMP_", "LD_", "MKL_", "NVIDIA", "OMP_", "OPENBLAS", "PYTHON", "TORCH"
+_AT_IMPORT = (
+    *("ATEN_", "CUDA", "DNNL_", "GOMP_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_"),
+    *("NVIDIA", "OMP_", "ONEDNN_", "OPENBLAS", "PYTHON", "PYTORCH_", "THP_", "TORCH"),
+)
 """What begins so in the environment is read by what is imported, so it must be the same."""
 
 
 def run(stage: str, arguments: Sequence[str]) -> NoReturn:
     """Runs a stage and exits with its status."""
-    if "DVC_STAGE" in os.environ and sys.platform == "linux":
-        threading.Thread(target=_end_with_dvc, args=[_dvc()], daemon=True).start()
+    end_with_dvc()
     connection = _connected(stage) if sys.platform == "linux" else None
     if connection is not None:
         with connection:
@@ -63,19 +69,27 @@ def _main(stage: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def _address(stage: str) -> Path:
-    """Returns the socket that stands for a stage's code here and what its imports depend on.
+    """Returns the socket that stands for a stage's code here, and for what a fork inherits.
 
     Raises:
-        OSError: the folder for it is another user's.
+        OSError: the folder for it is not this user's alone.
     """
     package = Path(__file__).resolve().parent
     files = sorted((str(file), file.stat().st_mtime_ns) for file in package.rglob("*.py"))
     given = sorted(pair for pair in os.environ.items() if pair[0].startswith(_AT_IMPORT))
-    key = hashlib.sha256(repr((stage, sys.executable, files, given)).encode()).hexdigest()
+    inherited = (
+        sorted(os.sched_getaffinity(0)),
+        os.getpriority(os.PRIO_PROCESS, 0),
+        [resource.getrlimit(limit) for limit in range(resource.RLIMIT_NPROC + 1)],
+        re.findall(r"Umask:.*", Path("/proc/self/status").read_text()),
+    )
+    marks = stage, sys.executable, files, given, inherited
+    key = hashlib.sha256(repr(marks).encode()).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"style-transfer-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+    found = folder.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not mine or found.st_mode & 0o077:
         raise PermissionError(f"{folder} is not mine alone")
     return folder / f"{key[:24]}.sock"
 
@@ -141,29 +155,33 @@ def _serve(stage: str, address: Path) -> None:
     """Listens, imports the stage, and forks a cell for each connection."""
     server = os.getpid()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(address))
+        # Found only when it listens: whoever is refused takes a socket for a dead one's.
+        unready = address.with_suffix(f".{server}")
+        listener.bind(str(unready))
         listener.listen(16)
+        unready.rename(address)
+        own = address.stat().st_ino
         try:
             for name in (f"pipeline.stages.{stage}", *ALSO.get(stage, ())):
                 importlib.import_module(name)
             mine = next(filter(_forked, _connections(listener)), None)
         finally:
-            if os.getpid() == server:
-                address.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                if os.getpid() == server and address.stat().st_ino == own:
+                    address.unlink()
     if mine is not None:
         _cell(stage, mine)
 
 
 def _connections(listener: socket.socket) -> Iterator[socket.socket]:
     """Yields connections until none has come for a while and no cell is running."""
-    listener.settimeout(IDLE_S)
-    while True:
-        try:
+    listener.settimeout(1)
+    busy = time.monotonic()
+    while time.monotonic() - busy < IDLE_S:
+        with contextlib.suppress(TimeoutError):
             yield listener.accept()[0]
-        except TimeoutError:
-            if not _has_children():
-                return
-        _has_children()
+        if _has_children():
+            busy = time.monotonic()
 
 
 def _has_children() -> bool:
@@ -210,30 +228,11 @@ def _status(stage: str, arguments: Sequence[str]) -> int:
         _main(stage, arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED_STATUS
     except BaseException:  # noqa: BLE001 - the status tells the caller
         traceback.print_exc()
         return 1
-
-
-def _dvc() -> list[int]:
-    """Returns the processes above this one up to DVC's, which may have a shell between."""
-    parent = os.getppid()
-    name = Path(f"/proc/{parent}/comm").read_text().strip()
-    return [parent, _parent_of(parent)] if name in SHELLS else [parent]
-
-
-def _parent_of(process: int) -> int:
-    """Returns the parent of a process, 0 for one that is gone."""
-    with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
-def _end_with_dvc(above: list[int]) -> None:
-    """Ends this process when DVC was killed, and with it its cell; it would never be asked for."""
-    while [os.getppid(), *map(_parent_of, above[:-1])] == above:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_with(connection: socket.socket) -> None:

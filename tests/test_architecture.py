@@ -16,8 +16,8 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "losses", "lbfgs", "crops", "trainer", "warm"},
-    {"layers", "pictures", "sources", "documents"},
+    {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents"},
+    {"layers", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},

@@ -133,3 +133,17 @@ def test_run_goes_on_from_a_kept_state_to_the_bit() -> None:
     optimizer.load_state_dict(kept["optimizer"])
     assert descend(resumed, optimizer, 9) == losses[11:]
     assert torch.equal(resumed, expected)
+
+
+def test_gradient_of_zero_moves_nothing() -> None:
+    point = torch.zeros(3, requires_grad=True)
+    optimizer = LBFGS(point)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = point.square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == 0
+    assert torch.equal(point, torch.zeros(3))

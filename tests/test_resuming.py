@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
 from test_stylize import history, outputs, prepared
+from test_tracking import inspected
 
 from pipeline import paths
 from pipeline.callbacks import ProgressBar
@@ -156,6 +159,57 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     assert f"{newest.resolve()} is damaged" in said
     assert "goes on after evaluation" in said
     assert outputs("first") == expected
+
+
+def test_full_disk_costs_the_checkpoint_and_not_the_run(
+    prepared: Path,
+    weights_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(weights_file)
+    stylize("first", read_params())
+    expected = outputs("first")
+
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("pipeline.checkpoints.torch.save", full)
+    stylize("first", read_params())
+    assert "no checkpoint could be written (No space left on device)" in capsys.readouterr().out
+    assert outputs("first") == expected
+
+
+def test_run_that_goes_on_is_whole_in_wandb(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(weights_file, **KINDS["warm start"])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 14)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    shutil.rmtree("wandb")
+    stylize("first", read_params())
+    rows = [json.dumps(record) for record in inspected(prepared) if "history" in record]
+    assert sum("warm_start/total" in row for row in rows) == 12
+    assert sum('"total"' in row for row in rows) == EVALUATIONS
+
+
+def test_old_checkpoints_of_changed_runs_are_removed(workspace: Path) -> None:
+    folder = Path("data/checkpoints")
+    for experiment, key in (("first", "a"), ("first", "b"), ("first-2", "a")):
+        Checkpoints(experiment, 16 * key).save({"x": 1}, 5, {})
+    (folder / f".first-{16 * 'a'}-0000007.pt.12.part").touch()
+    Checkpoints("first", 16 * "c").forget_others()
+    assert len(list(folder.iterdir())) == 4
+    for file in folder.iterdir():
+        os.utime(file, (0, 0))
+    Checkpoints("first", 16 * "c").save({"x": 1}, 5, {})
+    Checkpoints("first", 16 * "c").forget_others()
+    assert sorted(file.name for file in folder.iterdir()) == [
+        f"first-2-{16 * 'a'}-0000005.pt",
+        f"first-{16 * 'c'}-0000005.pt",
+    ]
 
 
 def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:

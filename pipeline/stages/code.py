@@ -43,6 +43,9 @@ def modules_of(stage: str) -> dict[str, Path]:
 def imported(file: Path) -> Iterator[str]:
     """Yields the modules of this package that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names)
+            yield from (name for name in names if name.partition(".")[0] == "pipeline")
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("pipeline"):
             continue
         yield str(node.module)

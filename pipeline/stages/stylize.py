@@ -66,7 +66,9 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
-    checkpoints = Checkpoints(name, key_of({**description, **made_by, "code": loaded_code()}))
+    decisive = {"code": loaded_code(), "processor": torch.backends.cpu.get_cpu_capability()}
+    checkpoints = Checkpoints(name, key_of({**description, **made_by, **decisive}))
+    checkpoints.forget_others()
     with tracked_run(
         params.tracking,
         root=paths.shared_root(),

@@ -1,0 +1,36 @@
+"""What the network's convolutions are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+
+def fastest_precision(device: torch.device) -> Precision:
+    """Returns what computes fastest on a device and leads an optimisation to the same loss.
+
+    bf16 on processors that multiply it (``benchmarks`` measures it there); on a CUDA GPU TF32,
+    which is torch's own choice for convolutions.
+    """
+    if device.type == "cuda":
+        return "tf32"
+    abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
+    return "bf16" if device.type == "cpu" and multiplies else "float32"
+
+
+@contextmanager
+def allowing(precision: Precision) -> Iterator[None]:
+    """Lets cuDNN round to TF32 inside the block, or forbids it."""
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
