@@ -51,6 +51,7 @@ RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 PYTHON = sys.executable, "-W", "ignore"
 SIZES = 256, 512, 1024
 """Long edges; pictures are 4:3."""
+STARTS = ["content", "noise"]
 EDGE, PRODUCTS = 2048, 4
 """Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
 EVALUATIONS, WARM, EVERY = 500, 150, 10
@@ -186,9 +187,9 @@ class Judge(pl.Callback):
 
 
 def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures the time to the loss of a plain run of ``EVALUATIONS``, from content and noise."""
+    """Measures the time to the loss of a plain run of ``EVALUATIONS``."""
     rows = []
-    for init in ("content", "noise"):
+    for init in arguments.starts:
         problem = Problem(arguments.weights, arguments.size)
         noise = white_noise(problem.size, 0, 0.1).to(problem.device)
         start = problem.content if init == "content" else noise
@@ -294,6 +295,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=512, help="long edge for the part loss, pixels")
+    parser.add_argument(
+        "--starts", nargs="+", choices=STARTS, default=STARTS, help="of the part loss"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of the part startup")
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     return parser.parse_args()
