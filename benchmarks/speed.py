@@ -279,7 +279,8 @@ def main() -> None:
 
 
 def _hardware() -> dict[str, Any]:
-    device = platform.processor() or platform.machine()
+    abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    device = abilities.get("cpu_name") or platform.processor() or platform.machine()
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     return {
