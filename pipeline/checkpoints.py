@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import pickle
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -79,7 +78,7 @@ class Checkpoints:
                 found = torch.load(file, map_location="cpu", weights_only=True)
                 files = {name: _as_bytes(content) for name, content in found["files"].items()}
                 return Kept(found["state"], files)
-            except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            except Exception as error:  # noqa: BLE001 - damaged bytes bring any of them
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 print(f"{file} is damaged ({reason}): an earlier one is taken, if there is one")
         return None
@@ -109,7 +108,7 @@ def sole_run(experiment: str) -> Iterator[None]:
         UserError: another process is running it.
     """
     # In the workspace: a copy that DVC makes for a queued experiment has outputs of its own.
-    file = Path("data/checkpoints") / f"{experiment}.lock"
+    file = Path("data/status") / f"{experiment}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+", encoding="ascii") as lock:
         try:

@@ -42,8 +42,6 @@ START_S = 10.0
 KILLED_STATUS, INTERRUPTED_STATUS = 137, 130
 HEAD = 8
 """Bytes that say how long a request is."""
-ALSO = {"stylize": ("wandb",)}
-"""What a stage imports only when it runs."""
 _AT_IMPORT = (
     *("ATEN_", "CUDA", "DNNL_", "GOMP_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_"),
     *("NVIDIA", "OMP_", "ONEDNN_", "OPENBLAS", "PYTHON", "PYTORCH_", "THP_", "TORCH"),
@@ -162,8 +160,8 @@ def _serve(stage: str, address: Path) -> None:
         unready.rename(address)
         own = address.stat().st_ino
         try:
-            for name in (f"pipeline.stages.{stage}", *ALSO.get(stage, ())):
-                importlib.import_module(name)
+            # Nothing that keeps files of its own, as W&B does: the first cell to end removes them.
+            importlib.import_module(f"pipeline.stages.{stage}")
             mine = next(filter(_forked, _connections(listener)), None)
         finally:
             with contextlib.suppress(FileNotFoundError):

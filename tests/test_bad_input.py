@@ -78,7 +78,9 @@ CREDENTIALS = (
 )
 BY_HAND = "Download it yourself, and give its path as source"
 SCHEMES = "is not read, only https:// and http://. For a file on this machine give its path"
-SECTIONS = "images, backbone, defaults, cast, experiments, figures, distillation, tracking"
+SECTIONS = (
+    "images, backbone, defaults, cast, experiments, figures, distillation, tracking, checkpoints"
+)
 ALIASES = (
     ": its aliases stand for more than 1,048,576 characters and values. Write out what you need"
 )
