@@ -49,14 +49,17 @@ def settle(weights_file: Path, every: float = 0, **settings: Any) -> None:
     write_params(Path(), params)
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
-    """Has runs end with ``StopError`` in the middle of things, after so many evaluations."""
+def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
+    """Runs the experiment until it ends in the middle of things, after so many evaluations."""
 
     def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
         if module.evaluations >= evaluation:
             raise StopError
 
-    monkeypatch.setattr(ProgressBar, "on_train_batch_end", stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "on_train_batch_end", stop)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
 
 
 def kept() -> list[str]:
@@ -76,10 +79,7 @@ def test_stopped_run_goes_on_to_the_same_bits(
     settle(weights_file, **KINDS[kind])
     stylize("first", read_params())
     expected = outputs("first")
-    with monkeypatch.context() as patch:
-        stop_at(patch, evaluation)
-        with pytest.raises(StopError):
-            stylize("first", read_params())
+    run_stopped_at(monkeypatch, evaluation)
     assert 1 <= len(kept()) <= 2
     capsys.readouterr()
     for file in expected:  # as DVC does before it runs a cell
@@ -97,10 +97,7 @@ def test_run_stopped_twice_and_in_its_second_stage_goes_on(
     stylize("first", read_params())
     expected = outputs("first")
     for evaluation in (4, 15):
-        with monkeypatch.context() as patch:
-            stop_at(patch, evaluation)
-            with pytest.raises(StopError):
-                stylize("first", read_params())
+        run_stopped_at(monkeypatch, evaluation)
     stylize("first", read_params())
     assert outputs("first") == expected
 
@@ -114,10 +111,7 @@ def test_switch_to_float32_is_remembered(
     stylize("first", read_params())
     expected = outputs("first")
     assert b'"float32_evaluations": 1' in expected["metrics.json"]
-    with monkeypatch.context() as patch:
-        stop_at(patch, 12)
-        with pytest.raises(StopError):
-            stylize("first", read_params())
+    run_stopped_at(monkeypatch, 12)
     stylize("first", read_params())
     assert outputs("first") == expected
 
@@ -129,10 +123,7 @@ def test_changed_settings_begin_anew(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 9)
-        with pytest.raises(StopError):
-            stylize("first", read_params())
+    run_stopped_at(monkeypatch, 9)
     settle(weights_file, content_weight=0.9)
     stylize("first", read_params())
     assert "goes on" not in capsys.readouterr().out
@@ -148,10 +139,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     settle(weights_file)
     stylize("first", read_params())
     expected = outputs("first")
-    with monkeypatch.context() as patch:
-        stop_at(patch, 9)
-        with pytest.raises(StopError):
-            stylize("first", read_params())
+    run_stopped_at(monkeypatch, 9)
     newest = Path("data/checkpoints") / kept()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     stylize("first", read_params())
@@ -184,10 +172,7 @@ def test_run_that_goes_on_is_whole_in_wandb(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(weights_file, **KINDS["warm start"])
-    with monkeypatch.context() as patch:
-        stop_at(patch, 14)
-        with pytest.raises(StopError):
-            stylize("first", read_params())
+    run_stopped_at(monkeypatch, 14)
     shutil.rmtree("wandb")
     stylize("first", read_params())
     rows = [json.dumps(record) for record in inspected(prepared) if "history" in record]
