@@ -12,10 +12,11 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 def fastest_precision(device: torch.device) -> Precision:
-    """Returns what computes fastest on a device and leads an optimisation to the same loss.
+    """Returns what computes fastest on a device.
 
-    bf16 on processors that multiply it (``benchmarks`` measures it there); on a CUDA GPU TF32,
-    which is torch's own choice for convolutions.
+    bf16 on processors that multiply it (``benchmarks.speed`` measures it there); near a minimum it
+    stalls, and the run goes on in float32 (``callbacks.Refinement``). On a CUDA GPU TF32, which is
+    torch's own choice for convolutions and was not measured.
     """
     if device.type == "cuda":
         return "tf32"
