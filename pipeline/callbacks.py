@@ -8,6 +8,9 @@ more than once in a step; ``on_train_batch_end`` comes once, after the image has
 from __future__ import annotations
 
 import csv
+import errno
+import math
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pipeline.errors import UserError
+from pipeline.course import EVERY, Course
 from pipeline.images import to_picture
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
@@ -46,21 +49,22 @@ class History(pl.Callback):
 
     Columns: stage, evaluation (from 1, on through all stages), iteration (steps of the stage taken
     before it), the losses of ``Objective.named`` and ``gradient_norm``, the L2 norm of
-    ∂total/∂image for RGB in [0, 1]. Values stay on the device until ``every`` of them are read at
-    once.
+    ∂total/∂image for RGB in [0, 1]. Values stay on the device until those of ``EVERY`` iterations
+    are read at once.
 
-    Loggers get the losses of another stage than ``main`` under ``STAGE/``: they are another
-    network's. ``extras`` maps an evaluation to what loggers, not the file, get beside its losses.
+    An evaluation with a number in it that is NaN or infinite has no row. Loggers get the losses of
+    another stage than ``main`` under ``STAGE/``: they are another network's. ``extras`` maps an
+    evaluation to what loggers, not the file, get beside its losses.
 
     Args:
         path: the file; begun anew at the first evaluation of the first stage.
+        course: is told of every evaluation.
         stage: its name.
         before: evaluations of earlier stages.
-        every: how many evaluations to keep back.
     """
 
-    def __init__(self, path: Path, stage: str = "main", before: int = 0, every: int = 10) -> None:
-        self.path, self.stage, self.before, self.every = path, stage, before, every
+    def __init__(self, path: Path, course: Course, stage: str = "main", before: int = 0) -> None:
+        self.path, self.course, self.stage, self.before = path, course, stage, before
         self.columns: list[str] = []
         self.extras: dict[int, dict[str, Any]] = {}
         self.pending: list[tuple[int, int, torch.Tensor]] = []
@@ -81,8 +85,8 @@ class History(pl.Callback):
         row = torch.stack([*transfer.losses.values(), transfer.gradient.norm()])
         self.pending.append((self.before + transfer.evaluations, transfer.iterations, row))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if len(self.pending) >= self.every:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if _transfer(module).iterations % EVERY == 0:
             self.flush(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -92,7 +96,7 @@ class History(pl.Callback):
         """Writes and logs what is pending.
 
         Raises:
-            UserError: a loss is NaN or infinite; the rows before it are written.
+            FileNotFoundError: somebody removed the file.
         """
         if not self.pending:
             return
@@ -102,15 +106,17 @@ class History(pl.Callback):
                 self.pending, torch.stack([row for *_, row in self.pending]).tolist(), strict=True
             )
         ]
-        self.pending.clear()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        self.course.see(rows)
+        rows = [row for row in rows if all(map(math.isfinite, row.values()))]
+        with self.path.open("r+", newline="", encoding="utf-8") as file:
+            file.seek(0, os.SEEK_END)
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([self.stage, *map(_exact, row.values())] for row in rows)
+        self.pending.clear()
         for row in rows:
             extras = self.extras.pop(row["evaluation"], {})
             for logger in trainer.loggers:
                 logger.log_metrics({**_named(row, self.stage), **extras})
-        _refuse_non_finite(rows)
 
     def _log_again(self, trainer: pl.Trainer) -> None:
         """Sends the loggers what the run had before it was stopped: theirs is a new one."""
@@ -146,6 +152,8 @@ class Intermediates(pl.Callback):
         evaluation = self.history.before + transfer.evaluations
         if evaluation not in self.at:
             return
+        if not self.folder.is_dir():  # write_png would make it, and the run go on without the rest
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self.folder))
         picture, loss = to_picture(transfer.image), float(transfer.losses["total"])
         text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
         write_png(picture, self.folder / f"{evaluation:05d}.png", text)
@@ -162,6 +170,7 @@ class Refinement(pl.Callback):
 
     Args:
         exact: returns the objective in float32; called once, if at all.
+        history: whose course then begins anew, since its losses no longer compare; None without.
         progress: evaluations and total loss at the latest look, to go on from a checkpoint.
     """
 
@@ -169,9 +178,12 @@ class Refinement(pl.Callback):
     """It is time when so many evaluations take less than this part off the total loss."""
 
     def __init__(
-        self, exact: Callable[[], Objective], progress: dict[str, float] | None = None
+        self,
+        exact: Callable[[], Objective],
+        history: History | None = None,
+        progress: dict[str, float] | None = None,
     ) -> None:
-        self.exact = exact
+        self.exact, self.history = exact, history
         self.progress = progress or {"evaluations": 0, "total": float("inf")}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
@@ -183,6 +195,9 @@ class Refinement(pl.Callback):
         total = float(transfer.losses["total"])
         if total > (1 - self.GAIN) * self.progress["total"]:
             transfer.objective = self.exact()
+            if self.history is not None:
+                self.history.flush(trainer)
+                self.history.course.restart()
             print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
         self.progress = {"evaluations": transfer.evaluations, "total": total}
 
@@ -208,6 +223,9 @@ class ProgressBar(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.progress.stop()
 
+    def on_exception(self, *_: Any) -> None:
+        self.progress.stop()
+
 
 class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -228,13 +246,3 @@ def _named(row: dict[str, Any], stage: str) -> dict[str, Any]:
 
 def _exact(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"
-
-
-def _refuse_non_finite(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        for name, value in row.items():
-            if value != value or abs(value) == float("inf"):
-                raise UserError(
-                    f"{name} is {value} at evaluation {row['evaluation']}: the run diverged. Lower "
-                    "lbfgs.lr, or set lbfgs.line_search_fn to strong_wolfe"
-                )

@@ -23,6 +23,7 @@ class Results:
     Attributes:
         metrics, provenance: as in their files.
         history: {column of history.csv: its values}, of the main stage.
+        notes: what was out of the ordinary in the run, a sentence each.
         image: the picture.
         intermediates: {evaluation: the picture as it was}.
         run: where W&B has it.
@@ -31,6 +32,7 @@ class Results:
     metrics: dict[str, float]
     provenance: dict[str, Any]
     history: dict[str, list[float]]
+    notes: list[str]
     image: Path
     intermediates: dict[int, Path]
     run: Whereabouts
@@ -138,6 +140,7 @@ def _read_results(name: str) -> Results:
         metrics=_read_json(folder / "metrics.json"),
         provenance=_read_json(folder / "provenance.json"),
         history=_read_history(folder / "history.csv"),
+        notes=_read_notes(folder / "status.json"),
         image=image,
         intermediates={
             int(file.stem): file for file in sorted((folder / "intermediates").glob("*.png"))
@@ -149,6 +152,16 @@ def _read_results(name: str) -> Results:
 def _read_json(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def _read_notes(path: Path) -> list[str]:
+    """Returns what a run's status has to say, nothing of one that simply used its budget."""
+    status = _read_json(path)
+    notes: list[str] = status["notes"]
+    return [
+        *notes,
+        *([f"Ended by {status['kind']}: {status['reason']}"] * (status["kind"] != "budget")),
+    ]
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:

@@ -40,6 +40,9 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_grad: no step is taken where no part of the gradient is above it.
         tolerance_change: nor where gᵀd along the direction d is above its negative.
         line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` trials a step.
+
+    Attributes:
+        still: why the latest step did not move the parameter; empty if it did.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class LBFGS(torch.optim.Optimizer):
         line_search_fn: str | None = None,
         max_eval: int = 25,
     ) -> None:
+        self.still = ""
         options = {
             "largest_step": largest_step,
             "lr": lr,
@@ -77,10 +81,13 @@ class LBFGS(torch.optim.Optimizer):
         loss = closure()
         options, state = self.param_groups[0], self.state[self.parameter]
         gradient = self._gradient()
+        self.still = ""
         if options["tolerance_grad"] and gradient.abs().max() <= options["tolerance_grad"]:
+            self.still = "no part of the gradient is above lbfgs.tolerance_grad"
             return loss
         if not state:
             if not gradient.any():
+                self.still = "the gradient is 0"
                 return loss
             state.update(_empty(gradient, options["history_size"]))
             state["basis"][-1] = gradient
@@ -93,10 +100,13 @@ class LBFGS(torch.optim.Optimizer):
         slope = float(state["products"][-1].double().numpy() @ coefficients)
         if slope > -options["tolerance_change"]:
             state["basis"][state["spare"]] = 0
+            self.still = "no direction gains more than lbfgs.tolerance_change"
             return loss
         direction = torch.mv(state["basis"].T, torch.from_numpy(coefficients).to(gradient))
         if options["line_search_fn"]:
             length = self._searched(closure, length, direction, loss, slope)
+            if length == 0:
+                self.still = "the line search finds no lower loss"
         # The bound stays on the device: to read it would be to wait for it.
         bound = options["largest_step"] * direction.numel() / direction.norm(1)
         taken = torch.mul(direction, bound.clamp(max=length), out=state["basis"][state["spare"]])

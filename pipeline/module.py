@@ -74,6 +74,11 @@ class StyleTransfer(pl.LightningModule):
         """The (1, 3, H, W) float32 image: RGB, 0 black and 1 white, not clamped."""
         return self.pixels / self.scale + MID_GREY
 
+    @image.setter
+    def image(self, image: Tensor) -> None:
+        with torch.no_grad():
+            self.pixels.copy_((image - MID_GREY) * self.scale)
+
     @property
     def gradient(self) -> Tensor:
         """∂total/∂image of the latest evaluation, (1, 3, H, W) float32."""

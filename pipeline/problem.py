@@ -19,6 +19,9 @@ from pipeline.precision import Precision, fastest_precision
 from pipeline.schema import Experiment
 from pipeline.weights import load_backbone
 
+DAMPING = 0.1
+"""What the second try after a divergence multiplies the lengths of its steps by."""
+
 
 class Inputs(NamedTuple):
     """The pictures of a run as tensors: (1, 3, H, W) float32, RGB in [0, 1]."""
@@ -102,14 +105,21 @@ def build_objective(
     )
 
 
-def build_module(objective: Objective, settings: Experiment, start: Tensor) -> StyleTransfer:
-    """Returns the search that an experiment asks for: from ``start``, by its L-BFGS."""
+def build_module(
+    objective: Objective, settings: Experiment, start: Tensor, damped: bool = False
+) -> StyleTransfer:
+    """Returns the search that an experiment asks for: from ``start``, by its L-BFGS.
+
+    A damped one takes steps that are shorter by ``DAMPING``, and so are those it may take at most.
+    """
+    factor = DAMPING if damped else 1.0
+    lbfgs = settings.lbfgs.model_dump()
     return StyleTransfer(
         objective,
         start,
-        lbfgs=settings.lbfgs.model_dump(),
+        lbfgs={**lbfgs, "lr": lbfgs["lr"] * factor},
         first_step=settings.first_step,
-        largest_step=settings.largest_step,
+        largest_step=settings.largest_step * factor,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,10 +27,19 @@ class Keeping(pl.Callback):
         every: seconds from one to the next.
         start: the image that the stage began with.
         folder: of the run's files, which a checkpoint holds too.
+        notes: what happened in the run, a sentence each.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: float, start: Tensor, folder: Path) -> None:
-        self.checkpoints, self.every, self.start, self.folder = checkpoints, every, start, folder
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: float,
+        start: Tensor,
+        folder: Path,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.checkpoints, self.every, self.start = checkpoints, every, start
+        self.folder, self.notes = folder, notes
         self.last = time.monotonic()
         self.interrupted = False
         self.handler: Any = None
@@ -40,9 +49,12 @@ class Keeping(pl.Callback):
         self.handler = signal.signal(signal.SIGINT, self._interrupt)
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._give_back()
+        self._raise_interrupt()
+
+    def _give_back(self) -> None:
         if self.handler is not None:
             signal.signal(signal.SIGINT, self.handler)
-        self._raise_interrupt()
 
     def _raise_interrupt(self) -> None:
         if self.interrupted:
@@ -65,6 +77,7 @@ class Keeping(pl.Callback):
         # Lightning raises it between two steps.
         if isinstance(exception, SIGTERMException):
             self.save(trainer, module)
+        self._give_back()
 
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Writes a checkpoint of the run as it is between two steps."""
@@ -80,6 +93,8 @@ class Keeping(pl.Callback):
             "counts": module.counts,
             "precision": module.objective.features.precision,
             "refinement": _the(trainer, Refinement).progress,
+            "course": history.course.state(),
+            "notes": list(self.notes),
         }
         files = {
             file.relative_to(self.folder).as_posix(): file

@@ -61,6 +61,13 @@ class Lbfgs(Section):
     max_eval: Annotated[int, Field(ge=1, le=1000)] = 25
 
 
+class EarlyStop(Section):
+    """When a run ends before its budget."""
+
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
+
+
 class Settings(Section):
     """What an experiment may leave to ``defaults``."""
 
@@ -81,6 +88,7 @@ class Settings(Section):
     warm_start: Literal["embedded"] | None = None
     warm_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
+    early_stop: EarlyStop | None = None
     first_step: Annotated[float, Field(gt=0, le=1)] = 1e-3
     largest_step: Annotated[float, Field(gt=0, le=1)] = 0.1
     lbfgs: Lbfgs = Lbfgs()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.loggers import Logger
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints
+from pipeline.course import Course, DivergedError, End
 from pipeline.errors import UserError
 from pipeline.images import to_picture, to_tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.precision import Precision
-from pipeline.problem import Inputs, build_module, build_objective
+from pipeline.problem import DAMPING, Inputs, build_module, build_objective
 from pipeline.resuming import Keeping, put_back, write_back
 from pipeline.schema import Experiment
 from pipeline.training import fit
@@ -39,76 +41,150 @@ class Found(NamedTuple):
         module: with the image.
         objective: in float32, to judge it by.
         counts: of evaluations and iterations.
+        end: why its main stage ended.
+        notes: what else happened on the way, a sentence each.
     """
 
     module: StyleTransfer
     objective: Objective
     counts: dict[str, int]
+    end: End
+    notes: list[str]
 
 
-def search(
-    name: str,
-    settings: Experiment,
-    inputs: Inputs,
-    *,
-    device: torch.device,
-    precision: Precision,
-    logger: Logger,
-    checkpoints: Checkpoints,
-    every: float,
-) -> Found:
-    """Optimises the image through all stages of the run, from a checkpoint where there is one.
+class Search:
+    """A run: through all its stages, from its start or from a checkpoint.
 
     Args:
         name, settings, inputs: of the experiment.
         device, precision: where the network computes, and in what.
         logger: gets every evaluation.
         checkpoints: of this run; one is written each ``every`` seconds.
-
-    Raises:
-        UserError: the run diverged, or the image did not move.
-        SystemExit: 143 after SIGTERM, 130 after an interrupt.
     """
-    folder = paths.EXPERIMENTS / name
-    start, before, stages = inputs.start, 0, _stages(settings)
-    kept = checkpoints.load()
-    if kept is not None:
-        write_back(kept.files, folder)
-        start, before = kept.state["start"], kept.state["before"]
-        stages = stages[[stage.name for stage in stages].index(kept.state["stage"]) :]
-        print(f"{name}: goes on after evaluation {before + kept.state['counts']['evaluations']}")
-    for stage in stages:
-        build = partial(build_objective, settings, stage.network, inputs, device)
-        exact: Callable[[], Objective] = cache(partial(build, "float32"))
-        using = kept.state["precision"] if kept else precision
-        module = build_module(exact() if using == "float32" else build(using), settings, start)
+
+    def __init__(
+        self,
+        name: str,
+        settings: Experiment,
+        inputs: Inputs,
+        *,
+        device: torch.device,
+        precision: Precision,
+        logger: Logger,
+        checkpoints: Checkpoints,
+        every: float,
+    ) -> None:
+        self.name, self.settings, self.inputs = name, settings, inputs
+        self.device, self.precision, self.logger = device, precision, logger
+        self.checkpoints, self.every = checkpoints, every
+        self.folder = paths.EXPERIMENTS / name
+        self.start, self.before, self.notes = inputs.start, 0, list[str]()
+
+    def run(self) -> Found:
+        """Optimises the image through all stages, and returns what it came to.
+
+        Raises:
+            UserError: the loss is no number at the start, or the image did not move.
+            SystemExit: 143 after SIGTERM, 130 after an interrupt.
+        """
+        stages, warm = _stages(self.settings), 0
+        kept = self.checkpoints.load()
         if kept is not None:
-            put_back(module, kept.state)
-        if module.evaluations < stage.evaluations:
-            fit(
-                module,
-                name=name if stage.name == "main" else f"{name}, {stage.name}",
-                folder=folder,
-                evaluations=stage.evaluations,
-                intermediates=settings.intermediates,
-                logger=logger,
-                deterministic=settings.deterministic,
-                stage=stage.name,
-                before=before,
-                exact=exact,
-                refinement=kept.state["refinement"] if kept else None,
-                callbacks=[Keeping(checkpoints, every, start, folder)],
+            write_back(kept.files, self.folder)
+            state = kept.state
+            self.start, self.before, self.notes = state["start"], state["before"], state["notes"]
+            stages = stages[[stage.name for stage in stages].index(state["stage"]) :]
+            done = self.before + state["counts"]["evaluations"]
+            print(f"{self.name}: goes on after evaluation {done}")
+        for stage in stages:
+            module, exact, end = self._pursue(stage, kept.state if kept else None)
+            if end.kind != "divergence":
+                _refuse_unmoved(module, self.start)
+            if stage.name != "main" and end.kind != "budget":
+                self.notes.append(f"The stage {stage.name} ended by {end.kind}: {end.reason}")
+            self.start, kept = module.image.detach(), None
+            warm, self.before = self.before, self.before + module.evaluations
+        counts = {"warm_evaluations": warm, **_counts(module)}
+        return Found(module, exact(), counts, end, self.notes)
+
+    def _pursue(
+        self, stage: Stage, state: Mapping[str, Any] | None
+    ) -> tuple[StyleTransfer, Callable[[], Objective], End]:
+        """Runs a stage, after a divergence a second time; returns the module with the image."""
+        build = partial(build_objective, self.settings, stage.network, self.inputs, self.device)
+        exact: Callable[[], Objective] = cache(partial(build, "float32"))
+        using = state["precision"] if state else self.precision
+        objective = exact() if using == "float32" else build(using)
+        early_stop = self.settings.early_stop
+        course = Course(
+            (early_stop.evaluations, early_stop.gain) if early_stop else None,
+            state["course"] if state else None,
+        )
+        module = build_module(objective, self.settings, self.start, course.damped)
+        if state is not None:
+            put_back(module, state)
+        ordinary = End("budget", f"all {stage.evaluations} evaluations were used")
+        left: End | None = None
+        while module.evaluations < stage.evaluations:
+            try:
+                self._fit(module, stage, course, exact, state)
+                return module.to(self.device), exact, course.end or ordinary
+            except DivergedError as error:
+                left = self._restore(module, course, str(error))
+            if course.damped:
+                break
+            module, state = self._damped(module, course), None
+        return module.to(self.device), exact, left or ordinary
+
+    def _fit(
+        self,
+        module: StyleTransfer,
+        stage: Stage,
+        course: Course,
+        exact: Callable[[], Objective],
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        fit(
+            module,
+            name=self.name if stage.name == "main" else f"{self.name}, {stage.name}",
+            folder=self.folder,
+            evaluations=stage.evaluations,
+            intermediates=self.settings.intermediates,
+            course=course,
+            logger=self.logger,
+            deterministic=self.settings.deterministic,
+            stage=stage.name,
+            before=self.before,
+            exact=exact,
+            refinement=state["refinement"] if state else None,
+            callbacks=[Keeping(self.checkpoints, self.every, self.start, self.folder, self.notes)],
+        )
+
+    def _restore(self, module: StyleTransfer, course: Course, reason: str) -> End:
+        """Gives the module the best image there was."""
+        if course.best is None or math.isinf(course.lowest):
+            raise UserError(
+                f"{reason}, which is the start itself: there is nothing to go on from. Lower "
+                "content_weight and style_weight, or look for what is wrong with the weights"
             )
-        module.to(device)
-        _refuse_unmoved(module, start)
-        start, kept = module.image.detach(), None
-        warm, before = before, before + module.evaluations
-    return Found(module, exact(), _counts(module, warm))
+        module.to(self.device).image = course.best.to(self.device)
+        return End("divergence", f"{reason}; the picture is the best one before it")
+
+    def _damped(self, module: StyleTransfer, course: Course) -> StyleTransfer:
+        """Returns a module that goes on from the best image, by smaller steps."""
+        self.notes.append(
+            f"Diverged ({course.diverged}): went on from the best image, with lbfgs.lr and "
+            f"largest_step times {DAMPING:g}"
+        )
+        print(f"{self.name}: {self.notes[-1]}")
+        course.damped, course.diverged = True, ""
+        damped = build_module(module.objective, self.settings, module.image.detach(), damped=True)
+        damped.counts = module.counts
+        return damped
 
 
-def _counts(module: StyleTransfer, warm: int) -> dict[str, int]:
+def _counts(module: StyleTransfer) -> dict[str, int]:
     return {
-        "warm_evaluations": warm,
         "evaluations": module.evaluations,
         "float32_evaluations": module.exact_evaluations,
         "iterations": module.iterations,

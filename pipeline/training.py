@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
 from pipeline.callbacks import Budget, History, Intermediates, ProgressBar, Refinement
+from pipeline.course import Course
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.trainer import run
@@ -22,6 +23,7 @@ def fit(
     folder: Path,
     evaluations: int,
     intermediates: Collection[int] = (),
+    course: Course | None = None,
     logger: Logger | None = None,
     deterministic: bool = True,
     stage: str = "main",
@@ -42,6 +44,7 @@ def fit(
         folder: made if it is not there.
         evaluations: the budget.
         intermediates: evaluations at which the image is kept; those before this stage count.
+        course: watches over the run.
         logger: gets every evaluation's losses too.
         deterministic: allow only operations that give the same result twice.
         stage: of the run; the history names it.
@@ -52,12 +55,13 @@ def fit(
         callbacks: others, called after the run's own.
 
     Raises:
-        UserError: the run diverged.
+        DivergedError: the loss left for good.
         SystemExit: 143 after SIGTERM, 130 after an interrupt.
     """
     device = next(module.objective.buffers()).device
-    history = History(folder / "history.csv", stage, before)
-    refinements = [Refinement(exact, refinement)] if exact else []
+    course = course or Course()
+    history = History(folder / "history.csv", course, stage, before)
+    refinements = [Refinement(exact, history, refinement)] if exact else []
     return run(
         module,
         device,
@@ -68,6 +72,7 @@ def fit(
         callbacks=[
             Budget(evaluations),
             history,
+            course,
             Intermediates(folder / "intermediates", intermediates, history),
             ProgressBar(name, evaluations),
             *refinements,

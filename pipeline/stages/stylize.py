@@ -1,6 +1,6 @@
 """Stage ``stylize``: one experiment of params.yaml → a folder with its picture and its record.
 
-Read ``_run`` first, then ``search.search``: they are the run from top to bottom.
+Read ``_run`` first, then ``search.Search``: they are the run from top to bottom.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.pictures import read_picture, write_png
 from pipeline.problem import find_device, find_precision, read_inputs
 from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
 from pipeline.schema import Experiment, Params
-from pipeline.search import Found, search
+from pipeline.search import Found, Search
 from pipeline.status import record_run, recording_failure
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.weights import check_backbone
@@ -38,8 +38,8 @@ def stylize(name: str, params: Params) -> None:
     Where a checkpoint of the same run lies, it goes on from there.
 
     Raises:
-        UserError: no such experiment, another process at it, inputs that do not fit, or a run that
-            diverged.
+        UserError: no such experiment, another process at it, inputs that do not fit, or an image
+            that did not move.
         SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
     """
     settings = _settings(name, params)
@@ -77,7 +77,7 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
         config={"experiment": name, **description},
         group=params.figure_of(name),
     ) as run:
-        found = search(
+        found = Search(
             name,
             settings,
             inputs,
@@ -86,11 +86,12 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
             logger=WandbLogger(experiment=run),
             checkpoints=checkpoints,
             every=params.checkpoints.every,
-        )
+        ).run()
         metrics = _write_results(name, found, description, made_by)
         image = paths.EXPERIMENTS / name / "image.png"
         picture = read_picture(image)
-        run.summary.update({**metrics, "result": logged_picture(picture, name)})
+        ended = {"end": found.end.kind, "result": logged_picture(picture, name)}
+        run.summary.update({**metrics, **ended})
         record_run(image, whereabouts(run, paths.shared_root()))
     checkpoints.remove()
 
@@ -129,18 +130,19 @@ def _settings(name: str, params: Params) -> Experiment:
 def _write_results(
     name: str, found: Found, description: dict[str, Any], made_by: dict[str, Any]
 ) -> dict[str, float]:
-    module, objective, counts = found
+    module, objective = found.module, found.objective
     folder = paths.EXPERIMENTS / name
     picture = to_picture(module.image)
     text = settings_text(name, description["settings"], description["inputs"])
     write_png(picture, folder / "image.png", text)
     saved = to_tensor(picture).to(module.device)
     metrics = {
-        **counts,
+        **found.counts,
         **_losses(objective, module.image, ""),
         **_losses(objective, saved, "saved_"),
     }
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
     provenance = {
         "experiment": name,
         "code": code_version(),
@@ -149,6 +151,8 @@ def _write_results(
     }
     write_json(folder / "provenance.json", provenance)
     print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
+    if found.end.kind != "budget":
+        print(f"{name}: ended by {found.end.kind}: {found.end.reason}")
     return metrics
 
 
