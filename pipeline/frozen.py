@@ -3,7 +3,8 @@
 Autograd would keep every activation until the backward pass. Where the weights are fixed, two
 things of a layer are needed there: which activations ReLU let through, and the activations
 themselves where their Gram matrix was taken. All else is freed as soon as the next layer has been
-computed from it. The derivative of a 3×3 convolution of stride 1 is such a convolution again, with
+computed from it. Of the first layer, whose maps are the largest and the cheapest, nothing is kept:
+it is computed again. The derivative of a 3×3 convolution of stride 1 is such a convolution again, with
 the kernels turned round.
 """
 
@@ -134,7 +135,7 @@ class _Statistics(torch.autograd.Function):
         ctx.network, ctx.contents, ctx.styles = network, contents, styles
         ctx.kept, ctx.pooled = {}, {}
         features, grams = {}, {}
-        x = network.normalised(image)
+        ctx.input = x = network.normalised(image)
         for name, after_pooling in network.down_to({*contents, *styles}):
             if after_pooling:
                 x, ctx.pooled[name] = _pooled(x, network.pooling)
@@ -143,8 +144,7 @@ class _Statistics(torch.autograd.Function):
                 features[name] = x.to(image.dtype, copy=True)
             if name in styles:
                 grams[name] = _gram(x)
-            # Without a Gram matrix only zero or not matters, and bf16 has float32's range.
-            ctx.kept[name] = x if name in styles else x.to(torch.bfloat16)
+            ctx.kept[name] = None if name == network.layers[0] else _kept(x, name in styles)
         return (*(features[name] for name in contents), *(grams[name] for name in styles))
 
     @staticmethod
@@ -155,6 +155,8 @@ class _Statistics(torch.autograd.Function):
         gradient: Tensor | None = None
         while ctx.kept:
             name, maps = ctx.kept.popitem()
+            if maps is None:
+                maps = network.convolved(name, ctx.input).relu_()
             if name in of_features:
                 added = of_features[name].to(
                     network.dtype, copy=True, memory_format=torch.channels_last
@@ -163,7 +165,9 @@ class _Statistics(torch.autograd.Function):
             if name in of_grams:
                 gradient = _add_gram_gradient(gradient, of_grams[name], maps)
             assert gradient is not None
-            gradient = network.convolved_back(name, _through_relu(gradient, maps))
+            _through_relu(gradient, maps)
+            del maps
+            gradient = network.convolved_back(name, gradient)
             if name in ctx.pooled:
                 gradient = _pooled_back(gradient, *ctx.pooled[name])
         assert gradient is not None
@@ -200,12 +204,25 @@ def _add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -
     return added.view(1, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
-    """Returns the gradient of what ReLU was given; overwrites the gradient of what it let out."""
-    if gradient.dtype == maps.dtype:
-        passed: Tensor = torch.ops.aten.threshold_backward(gradient, maps, 0)
-        return passed
-    return gradient.masked_fill_(maps == 0, 0)
+def _kept(maps: Tensor, for_gram: bool) -> Tensor:
+    """Returns what a layer's derivative needs: without a Gram matrix only where it is above 0.
+
+    Maps of bfloat16 are kept as they are: half as large, they cost less time than a mask of them.
+    """
+    return maps if for_gram or maps.dtype == torch.bfloat16 else maps.to(torch.bool)
+
+
+def _through_relu(gradient: Tensor, maps: Tensor) -> None:
+    """Makes the gradient of what ReLU let out that of what it was given.
+
+    Args:
+        gradient: overwritten.
+        maps: what it let out, or where that is above 0.
+    """
+    if maps.dtype == torch.bool:
+        gradient.mul_(maps.view(torch.uint8))
+    else:
+        torch.ops.aten.threshold_backward.grad_input(gradient, maps, 0, grad_input=gradient)
 
 
 def _pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
