@@ -31,6 +31,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from benchmarks.memory import run_memory
 from benchmarks.problems import Problem, in_turns, operations, seconds
 from benchmarks.reference import optimised
 from benchmarks.tables import tables
@@ -51,6 +52,8 @@ RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 PYTHON = sys.executable, "-W", "ignore"
 SIZES = 256, 512, 1024
 """Long edges; pictures are 4:3."""
+RUN_SIZES = 256, 512, 768, 1024, 1536
+"""Long edges of the part run; pictures are 3:2."""
 STARTS = ["content", "noise"]
 EDGE, PRODUCTS = 2048, 4
 """Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
@@ -121,6 +124,15 @@ def peak(name: str, edge: int, weights: str | None) -> float:
     status = Path("/proc/self/status").read_text()
     high = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     return (high * 1024 - before) / 2**20
+
+
+def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the peak of whole runs, by both networks, beside what they expect."""
+    weights = str(Path(arguments.weights).resolve()) if arguments.weights else "imagenet"
+    return run_memory(
+        RUN_SIZES,
+        {"vgg19-small": {}, "vgg19": {"architecture": "vgg19", "weights": weights}},
+    )
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -257,6 +269,7 @@ def startup(arguments: argparse.Namespace) -> dict[str, float]:
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "evaluation": evaluation,
     "memory": memory,
+    "run": whole_run,
     "overhead": overhead,
     "startup": startup,
     "loss": loss,

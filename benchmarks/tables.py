@@ -11,6 +11,7 @@ def tables(results: Mapping[str, Any]) -> str:
     makers: dict[str, Callable[[Any], list[str]]] = {
         "evaluation": _evaluation,
         "memory": _memory,
+        "run": _run,
         "overhead": _overhead,
         "startup": _startup,
         "loss": _loss,
@@ -77,6 +78,26 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
         "What two evaluations add to the process's peak.",
         "",
         *_table(columns, rows),
+    ]
+
+
+def _run(found: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [
+            f"{row['network']}, {row['precision']}, {row['size']}",
+            f"{row['measured'] / 2**20:.0f}",
+            f"{row['expected'] / 2**20:.0f}",
+            f"{100 * (row['expected'] / row['measured'] - 1):+.0f} %",
+        ]
+        for row in found
+    ]
+    return [
+        "## Memory of a run",
+        "",
+        "The peak of the whole process, with a history of 5 in L-BFGS and an offline W&B run, "
+        "beside what it expects before it begins.",
+        "",
+        *_table(["network, precision, long edge", "measured, MiB", "expected", ""], rows),
     ]
 
 

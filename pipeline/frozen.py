@@ -4,8 +4,8 @@ Autograd would keep every activation until the backward pass. Where the weights 
 things of a layer are needed there: which activations ReLU let through, and the activations
 themselves where their Gram matrix was taken. All else is freed as soon as the next layer has been
 computed from it. Of the first layer, whose maps are the largest and the cheapest, nothing is kept:
-it is computed again. The derivative of a 3×3 convolution of stride 1 is such a convolution again, with
-the kernels turned round.
+it is computed again. The derivative of a 3×3 convolution of stride 1 is such a convolution again,
+with the kernels turned round.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class _Statistics(torch.autograd.Function):
             del maps
             gradient = network.convolved_back(name, gradient)
             if name in ctx.pooled:
-                gradient = _pooled_back(gradient, *ctx.pooled[name])
+                gradient = _pooled_back(gradient, *ctx.pooled.pop(name))
         assert gradient is not None
         std = network.get_buffer("std")
         return gradient.to(std.dtype) / std, None, None, None

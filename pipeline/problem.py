@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, scaled_size, to_tensor, white_noise
+from pipeline.memory import Demand, available, refuse_what_does_not_fit
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
 from pipeline.precision import Precision, fastest_precision
 from pipeline.schema import Experiment
-from pipeline.weights import load_backbone
+from pipeline.weights import load_backbone, read_channels
 
 DAMPING = 0.1
 """What the second try after a divergence multiplies the lengths of its steps by."""
@@ -31,17 +33,52 @@ class Inputs(NamedTuple):
     start: Tensor
 
 
+def sizes(name: str, settings: Experiment) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the (H, W) that an experiment asks for, of the content image and of the style's."""
+    size = _scaled_size(name, "content", settings)
+    return size, _scaled_size(name, "style", settings) if settings.style_resize == "own" else size
+
+
+def _scaled_size(name: str, role: str, settings: Experiment) -> tuple[int, int]:
+    with Image.open(paths.picture(name, role)) as picture:
+        width, height = picture.size
+    return scaled_size((height, width), settings.size_edge, settings.size)
+
+
+def demands(name: str, settings: Experiment, precision: Precision) -> list[Demand]:
+    """Returns what an experiment takes of the memory, for each network that it runs on."""
+    size, style_size = sizes(name, settings)
+    networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
+    return [
+        Demand(
+            size,
+            style_size,
+            channels,
+            settings.content_layers,
+            settings.style_layers,
+            settings.lbfgs.history_size,
+            precision,
+            pooling,
+        )
+        for channels, pooling in map(read_channels, networks)
+    ]
+
+
+def check_memory(
+    name: str, settings: Experiment, device: torch.device, precision: Precision
+) -> None:
+    """Raises ``UserError`` where an experiment takes more memory than its device has free."""
+    for demand in demands(name, settings, precision):
+        edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
+        refuse_what_does_not_fit(demand, available(device), edge)
+
+
 def read_inputs(name: str, settings: Experiment) -> Inputs:
     """Returns the pictures of an experiment, resized as it asks, and the image to start from."""
-    content_image = to_tensor(read_picture(paths.picture(name, "content")))
-    style_image = to_tensor(read_picture(paths.picture(name, "style")))
-    size = scaled_size(_size(content_image), settings.size_edge, settings.size)
-    style_size = size
-    if settings.style_resize == "own":
-        style_size = scaled_size(_size(style_image), settings.size_edge, settings.size)
+    size, style_size = sizes(name, settings)
     how = settings.resampling, settings.antialias
-    content = resize(content_image, size, *how)
-    style = resize(style_image, style_size, *how)
+    content = resize(to_tensor(read_picture(paths.picture(name, "content"))), size, *how)
+    style = resize(to_tensor(read_picture(paths.picture(name, "style"))), style_size, *how)
     if settings.init == "content":
         return Inputs(content, style, content)
     if settings.init == "style":
@@ -121,8 +158,3 @@ def build_module(
         first_step=settings.first_step,
         largest_step=settings.largest_step * factor,
     )
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    height, width = image.shape[-2:]
-    return height, width

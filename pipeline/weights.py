@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,16 +214,35 @@ def check_backbone(path: Path) -> None:
         raise UserError(f"{path} does not exist: run the stage backbone first (`dvc repro`)")
 
 
+def read_channels(path: Path) -> tuple[dict[str, int], str]:
+    """Returns {layer: its channels}, first to last, and the pooling of a prepared network.
+
+    Raises:
+        UserError: as ``load_backbone``.
+    """
+    with _opened(path) as file:
+        known = set(file.keys())
+        kernels = {name: f"{name}.weight" for name in LAYERS if f"{name}.weight" in known}
+        shapes = {name: file.get_slice(key).get_shape() for name, key in kernels.items()}
+        return {name: shape[0] for name, shape in shapes.items()}, file.metadata()["pooling"]
+
+
 def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
     """Returns the weights and the pooling that ``save_backbone`` wrote.
 
     Raises:
         UserError: no such file, or one that was cut short.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     check_backbone(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["pooling"]  # noqa: SIM118
+            yield file
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Make it again: `dvc repro --force backbone`"

@@ -19,7 +19,7 @@ FLOORS = [
     {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents"},
     {"layers", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
-    {"schema", "frozen", "weights", "status", "small", "student", "checkpoints"},
+    {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},
     {"presets", "module", "distillation", "cells"},
     {"course", "problem", "measures", "media"},

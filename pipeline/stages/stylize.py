@@ -23,7 +23,7 @@ from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
 from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
-from pipeline.problem import find_device, find_precision, read_inputs
+from pipeline.problem import check_memory, find_device, find_precision, read_inputs
 from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
 from pipeline.schema import Experiment, Params
 from pipeline.search import Found, Search
@@ -58,8 +58,9 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
     precision = find_precision(settings, device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    inputs = read_inputs(name, settings)
     description = describe(name, settings)
+    check_memory(name, settings, device, precision)
+    inputs = read_inputs(name, settings)
     made_by = {
         "packages": package_versions(),
         "device": _device_name(device),

@@ -1,0 +1,93 @@
+"""What a whole run takes of the memory at its peak, beside what it expects before it begins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HISTORY = 5
+"""Steps that L-BFGS remembers; the runs are so long that it has them all."""
+EXPECTED = """
+import sys, psutil, wandb
+import pipeline.stages.stylize
+from pipeline.memory import estimate
+from pipeline.params import read_params
+from pipeline.problem import demands
+name = sys.argv[1]
+settings = read_params().experiments[name]
+here = psutil.Process().memory_info().rss
+print(here + max(map(estimate, demands(name, settings, settings.precision))))
+"""
+MEASURED = """
+import resource, subprocess, sys
+command = [sys.executable, "-W", "ignore", "-m", "pipeline.stages.stylize", sys.argv[1]]
+subprocess.run(command, check=True, capture_output=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+def run_memory(sizes: Sequence[int], networks: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
+    """Measures runs of every size on every network, in a folder of their own.
+
+    Args:
+        sizes: long edges in pixels.
+        networks: {name: settings of the section ``backbone`` of params.yaml}.
+    """
+    rows = []
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for network, backbone in networks.items():
+            for precision in ("float32", "bf16"):
+                _prepare(sizes, backbone, precision)
+                rows += [
+                    {
+                        "network": network,
+                        "precision": precision,
+                        "size": size,
+                        "expected": _answer(EXPECTED, f"at{size}"),
+                        "measured": _answer(MEASURED, f"at{size}"),
+                    }
+                    for size in sizes
+                ]
+                print(*rows[-len(sizes) :], sep="\n", flush=True)
+        os.chdir(before)
+    return rows
+
+
+def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> None:
+    params: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
+    params["backbone"] |= backbone
+    params["defaults"] |= {
+        "lbfgs": {"history_size": HISTORY},
+        "evaluations": HISTORY + 3,
+        "precision": precision,
+        "init": "content",
+    }
+    params["experiments"] = {
+        f"at{size}": {"content": "chelsea", "style": "gravel", "size": size} for size in sizes
+    }
+    params |= {"figures": {}, "cast": {}, "tracking": {"mode": "offline"}}
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    for name in params["experiments"]:
+        _run("-m", "pipeline.stages.fetch", name)
+    _run("-m", "pipeline.stages.backbone")
+
+
+def _answer(code: str, name: str) -> int:
+    return int(_run("-c", code, name))
+
+
+def _run(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return answer.stdout

@@ -1,0 +1,170 @@
+"""What a run will take of the memory at its peak, and a refusal where that is not to be had.
+
+The peak is known before anything is computed: how large each layer's maps are, which of them stay
+for the way back (see ``frozen``), and how many images L-BFGS remembers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from pipeline.errors import UserError
+from pipeline.layers import LAYERS, check_layers
+from pipeline.precision import Precision
+
+MIB, GIB = 2**20, 2**30
+FLOAT32, BFLOAT16, INT64 = 4, 2, 8
+IMAGES = 14
+"""Images that live beside L-BFGS's: pictures, start, parameter, gradient, best, what is between."""
+HEAP = 192 * MIB
+"""What libraries take once they compute, and what the allocator keeps though it is free."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class Demand(NamedTuple):
+    """What a run is made of, as far as memory goes.
+
+    Attributes:
+        size, style_size: (H, W) of the image and of the style image.
+        channels: {layer: its channels}, of the network from its first layer on.
+        content_layers, style_layers: what losses are taken of.
+        history_size: of L-BFGS.
+        precision, pooling: of the network.
+    """
+
+    size: tuple[int, int]
+    style_size: tuple[int, int]
+    channels: Mapping[str, int]
+    content_layers: Collection[str]
+    style_layers: Collection[str]
+    history_size: int
+    precision: Precision
+    pooling: str
+
+    def reduced(self, part: float) -> Demand:
+        """Returns the same with edges of this part of the length."""
+        height, width = (max(1, int(part * edge)) for edge in self.size)
+        style_height, style_width = (max(1, int(part * edge)) for edge in self.style_size)
+        return self._replace(size=(height, width), style_size=(style_height, style_width))
+
+
+def estimate(demand: Demand) -> int:
+    """Returns the bytes that a run adds at its peak to what its process has before."""
+    image = 3 * FLOAT32 * demand.size[0] * demand.size[1]
+    history = (2 * (demand.history_size + 1) + 1) * image
+    # In float32 whatever the precision: a run that begins in another may go on in it, and ends so.
+    evaluation = max(
+        _peak(_walk(demand.size, demand), and_back=True),
+        _peak(_walk(demand.style_size, demand), and_back=False),
+    )
+    return _weights(demand) + IMAGES * image + history + evaluation + HEAP
+
+
+def _weights(demand: Demand) -> int:
+    """Returns the bytes of kernels: as they are read, and turned both ways, in each precision."""
+    before, count = 3, 0
+    for channels in demand.channels.values():
+        count += 9 * before * channels
+        before = channels
+    return (3 * FLOAT32 + (2 * BFLOAT16 if demand.precision == "bf16" else 0)) * count
+
+
+class _Step(NamedTuple):
+    """Bytes of what goes into a layer, of what comes out, and of what stays for the way back."""
+
+    before: int
+    maps: int
+    stays: int
+
+
+def _walk(size: tuple[int, int], demand: Demand) -> list[_Step]:
+    height, width = size
+    steps, before, block = [], 3, 1
+    layers, wanted = list(demand.channels), [*demand.content_layers, *demand.style_layers]
+    check_layers(wanted, layers)
+    deepest = max(map(layers.index, wanted), default=-1)
+    for name in layers[: deepest + 1]:
+        channels, stays = demand.channels[name], 0
+        if LAYERS[name].block != block:
+            height, width, block = height // 2, width // 2, LAYERS[name].block
+            stays += before * height * width * INT64 * (demand.pooling == "max")
+        values = channels * height * width
+        if name != layers[0]:
+            stays += values * (FLOAT32 if name in demand.style_layers else 1)
+        stays += 2 * values * FLOAT32 * (name in demand.content_layers)
+        steps.append(_Step(before * height * width * FLOAT32, values * FLOAT32, stays))
+        before = channels
+    return steps
+
+
+def _peak(steps: Sequence[_Step], and_back: bool) -> int:
+    kept, peak = 0, 0
+    for step in steps:
+        peak = max(peak, kept + step.before + step.maps)
+        kept += step.stays
+    for step in reversed(steps if and_back else []):
+        peak = max(peak, kept + step.before + step.maps)
+        kept -= step.stays
+    return peak
+
+
+def available(device: torch.device) -> int:
+    """Returns the bytes that a process may still take: of the GPU, or of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free: int = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # the limit of a container, where there is one
+        limit = int((CGROUP / "memory.max").read_text())
+        free = min(free, limit - int((CGROUP / "memory.current").read_text()))
+    return free
+
+
+def refuse_what_does_not_fit(demand: Demand, free: int, edge: int) -> None:
+    """Raises where a run would take more than is free.
+
+    Args:
+        demand: of the run.
+        free: bytes, from ``available``.
+        edge: the size now, in pixels, as the setting ``size`` counts it.
+
+    Raises:
+        UserError: with what fits.
+    """
+    needed = estimate(demand)
+    if needed <= free:
+        return
+    remedies = [
+        f"size {int(edge * part / 100)}"
+        for part in range(1, 100)
+        if _fits(demand.reduced(part / 100), free)
+    ]
+    shorter = (
+        count
+        for count in range(demand.history_size, 0, -1)
+        if _fits(demand._replace(history_size=count), free)
+    )
+    remedies = [
+        *remedies[-1:],
+        *(f"lbfgs.history_size {count}" for count in itertools.islice(shorter, 1)),
+    ]
+    fits = (
+        " or ".join(remedies) + " fits"
+        if remedies
+        else "no size fits. Close what else takes memory"
+    )
+    height, width = demand.size
+    raise UserError(
+        f"{width}x{height} pixels take {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB "
+        f"are free. {fits[0].upper()}{fits[1:]}"
+    )
+
+
+def _fits(demand: Demand, free: int) -> bool:
+    return estimate(demand) <= free
