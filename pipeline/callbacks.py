@@ -1,4 +1,4 @@
-"""What watches a run: its record, its intermediates, its budget, its progress bar.
+"""What watches a run: its record, its intermediates, its budget, its precision.
 
 Everything hangs on ``on_after_backward``, which Lightning calls once for each evaluation of the
 objective, with the image that was evaluated and its gradient in place. A line search evaluates
@@ -18,8 +18,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from pipeline.course import EVERY, Course
 from pipeline.images import to_picture
@@ -135,17 +133,22 @@ class Intermediates(pl.Callback):
         folder: gets the pictures, and in the first stage loses those of an earlier run.
         at: evaluations, counted as the history counts them.
         history: gets the pictures too, for its loggers.
+
+    Attributes:
+        written: the files so far.
     """
 
     def __init__(self, folder: Path, at: Collection[int], history: History) -> None:
         self.folder, self.at, self.history = folder, frozenset(at), history
+        self.written: list[Path] = []
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.written = sorted(self.folder.glob("*.png"))
         if self.history.before + _transfer(module).evaluations:
             return
-        for picture in self.folder.glob("*.png"):
-            picture.unlink()
+        while self.written:
+            self.written.pop().unlink()
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
@@ -156,7 +159,9 @@ class Intermediates(pl.Callback):
             raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self.folder))
         picture, loss = to_picture(transfer.image), float(transfer.losses["total"])
         text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
-        write_png(picture, self.folder / f"{evaluation:05d}.png", text)
+        file = self.folder / f"{evaluation:05d}.png"
+        write_png(picture, file, text)
+        self.written.append(file)
         caption = f"evaluation {evaluation}, total loss {loss:.4g}"
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             self.history.extras[evaluation] = {"intermediate": logged_picture(picture, caption)}
@@ -200,36 +205,6 @@ class Refinement(pl.Callback):
                 self.history.course.restart()
             print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
         self.progress = {"evaluations": transfer.evaluations, "total": total}
-
-
-class ProgressBar(pl.Callback):
-    """Shows evaluations done, evaluations/s, time left and loss; off a terminal, the last state."""
-
-    def __init__(self, name: str, evaluations: int) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(), _Speed(), TimeRemainingColumn()]
-        self.progress = Progress(*columns, TextColumn("loss {task.fields[loss]}"))
-        self.task = self.progress.add_task(name, total=evaluations, loss="–")
-
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.progress.start()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        transfer = _transfer(module)
-        self.progress.update(self.task, completed=transfer.evaluations)
-        # Reading a loss makes a GPU wait: now and then is often enough for the eye.
-        if transfer.evaluations % 10 == 0:
-            self.progress.update(self.task, loss=f"{float(transfer.losses['total']):.4g}")
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        self.progress.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        self.progress.stop()
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:.0f}/{task.total:.0f}  {task.speed or 0:.2f}/s")
 
 
 def _transfer(module: pl.LightningModule) -> StyleTransfer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -27,13 +29,45 @@ def nearest(word: str, known: list[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else "."
 
 
+_OF_THE_DISK = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        "the disk is full. Make room and run it again: an experiment goes on from its checkpoint",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "this may not be read or written here. Give the user the right to, or work on a copy of "
+        "the repository elsewhere; an experiment goes on from its checkpoint",
+    ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR),
+        "it is gone, or its folder: somebody removed it meanwhile. Run it again: an experiment "
+        "goes on from its checkpoint",
+    ),
+}
+
+
+@contextmanager
+def explaining_the_disk() -> Iterator[None]:
+    """Makes a ``UserError`` of what the system says of full disks, rights, and files removed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise UserError(
+            f"{error.filename or 'a file'}: {_OF_THE_DISK[error.errno]} ({error.strerror})"
+        ) from error
+
+
 def command_line(main: Callable[[], None]) -> NoReturn:
     """Runs a stage and exits: 0 when it is done, 1 with one message on a ``UserError``.
 
     An interrupt is 130, as a shell has it.
     """
     try:
-        main()
+        with explaining_the_disk():
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from pipeline.callbacks import History, Refinement
+from pipeline.callbacks import History, Intermediates, Refinement
 from pipeline.checkpoints import Checkpoints
 from pipeline.module import StyleTransfer
 
@@ -98,10 +98,12 @@ class Keeping(pl.Callback):
         }
         files = {
             file.relative_to(self.folder).as_posix(): file
-            for file in (history.path, *self.folder.glob("intermediates/*.png"))
+            for file in (history.path, *_the(trainer, Intermediates).written)
         }
         try:
             self.checkpoints.save(state, history.before + module.evaluations, files)
+        except FileNotFoundError:  # of the run's files: it could not be finished
+            raise
         except (OSError, RuntimeError) as error:  # a full disk, above all
             print(f"no checkpoint could be written ({error}): the run goes on without")
         self.last = time.monotonic()

@@ -9,10 +9,11 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-from pipeline.callbacks import Budget, History, Intermediates, ProgressBar, Refinement
+from pipeline.callbacks import Budget, History, Intermediates, Refinement
 from pipeline.course import Course
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
+from pipeline.progress import ProgressBar
 from pipeline.trainer import run
 
 

@@ -22,7 +22,7 @@ FLOORS = [
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},
     {"presets", "module", "distillation", "cells"},
-    {"course", "problem", "measures", "media"},
+    {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},
     {"training", "resuming", "pages"},
     {"search"},

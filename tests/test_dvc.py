@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,23 @@ class Project:
         """Returns the stages that ran."""
         return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
 
-    def _run(self, *command: str, check: bool = True) -> str:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "true",
             "WANDB_MODE": "disabled",
         }
+
+    def _run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, capture_output=True, check=False
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -162,3 +171,42 @@ def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> 
     assert "Traceback" not in text
     project.repro()
     assert (project.folder / "data/experiments/first/image.png").read_bytes() == before
+
+
+def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(
+    tmp_path: Path, weights_file: Path
+) -> None:
+    params: Any = tiny_params(weights_file)
+    params["tracking"], params["checkpoints"] = {"mode": "disabled"}, {"every": 0.5}
+    params["defaults"]["evaluations"] = 1500
+    del params["experiments"]["second"]
+    params["figures"] = {}
+    project = Project.new(tmp_path / "project", params)
+    record = project.folder / "data/experiments/first/history.csv"
+
+    def rows() -> int:
+        return record.read_text().count("\n") if record.is_file() else 0
+
+    def checkpoints() -> bool:
+        return any((project.folder / "data/checkpoints").glob("first-*.pt"))
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as dvc:
+        end = time.monotonic() + 120
+        while not (rows() > 100 and checkpoints()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        dvc.kill()
+    time.sleep(5)
+    assert not (record.parent / "image.png").exists()
+    before = rows()
+    time.sleep(1)
+    assert rows() == before < 1501, "an orphan goes on"
+    assert "first: goes on after evaluation" in project.dvc("repro")
+    assert rows() == 1501
+    assert project.repro() == set()

@@ -91,7 +91,7 @@ def test_run_that_does_not_fit_is_refused_before_it_begins(
     params = tiny_params(weights_file)
     params["defaults"] |= {"size": 2000}  # type: ignore[operator]
     write_params(prepared, params)
-    with pytest.raises(UserError, match=r"2000x1330 pixels take .* GiB are free. Size \d+ or"):
+    with pytest.raises(UserError, match=r"2000x1330 pixels take .* GiB are free. Size \d+ fits"):
         stylize("first", read_params())
     assert not (paths.EXPERIMENTS / "first/history.csv").exists()
 

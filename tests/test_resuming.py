@@ -18,11 +18,11 @@ from test_stylize import history, outputs, prepared
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.callbacks import ProgressBar
 from pipeline.checkpoints import Checkpoints, sole_run
 from pipeline.errors import UserError
 from pipeline.module import StyleTransfer
 from pipeline.params import read_params
+from pipeline.progress import ProgressBar
 from pipeline.stages.stylize import stylize
 
 __all__ = ["prepared"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints, key_of, sole_run
-from pipeline.errors import UserError, command_line, nearest
+from pipeline.errors import UserError, command_line, explaining_the_disk, nearest
 from pipeline.files import sha256, write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
@@ -46,7 +46,7 @@ def stylize(name: str, params: Params) -> None:
     with sole_run(name):
         # An earlier result is not that of this run, should it end early.
         (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
-        with recording_failure(name):
+        with recording_failure(name), explaining_the_disk():
             _run(name, settings, params)
 
 
