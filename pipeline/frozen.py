@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.layers import LAYERS, check_layers
+from pipeline.operations import (
+    add_gram_gradient,
+    convolved_in_strips,
+    gram,
+    kept_for_relu,
+    pooled,
+    pooled_back,
+    through_relu,
+)
 from pipeline.precision import Precision, allowing
 from pipeline.vgg import check_size, layers_of
-
-POSITIONS = 2**14
-"""Of how many positions at a time a Gram matrix is computed on a CPU: what its cache holds."""
 
 
 class FrozenFeatures(nn.Module):
@@ -32,7 +38,8 @@ class FrozenFeatures(nn.Module):
         weights: as ``vgg.Features`` takes them, taps included.
         pooling: ``avg`` or ``max``.
         precision: of the convolutions. ``float32``; ``tf32``: on a GPU 10 bits of mantissa inside;
-            ``bf16``: activations of 8 bits. Gram matrices are float32 in all of them.
+            ``bf16``: activations of 8 bits. In all of them Gram matrices are float32, and so is the
+            first layer: to round its input would be to round away the small steps near a minimum.
     """
 
     def __init__(
@@ -45,11 +52,13 @@ class FrozenFeatures(nn.Module):
         self._keep("std", weights["std"].view(1, 3, 1, 1))
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
         for name in self.layers:
-            kernels = weights[f"{name}.weight"].to(self.dtype)
+            kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            if name != self.layers[0]:
+                kernels, bias = kernels.to(self.dtype), bias.to(self.dtype)
             turned = kernels.flip(2, 3).transpose(0, 1)
             self._keep(f"{name}_kernels", kernels.contiguous(memory_format=torch.channels_last))
             self._keep(f"{name}_turned", turned.contiguous(memory_format=torch.channels_last))
-            self._keep(f"{name}_bias", weights[f"{name}.bias"].to(self.dtype))
+            self._keep(f"{name}_bias", bias)
             if f"{name}.tap" in weights:
                 self._keep(f"{name}_tap", weights[f"{name}.tap"])
 
@@ -103,7 +112,7 @@ class FrozenFeatures(nn.Module):
     def normalised(self, image: Tensor) -> Tensor:
         """Returns what goes into the first layer."""
         x = (image - self.get_buffer("mean")) / self.get_buffer("std")
-        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last)
 
     def down_to(self, wanted: Collection[str]) -> Iterator[tuple[str, bool]]:
         """Yields each layer's name and whether a pooling comes before it, to the deepest wanted."""
@@ -116,13 +125,18 @@ class FrozenFeatures(nn.Module):
     def convolved(self, name: str, maps: Tensor) -> Tensor:
         """Returns a layer before ReLU."""
         kernels, bias = self.get_buffer(f"{name}_kernels"), self.get_buffer(f"{name}_bias")
+        if name == self.layers[0]:
+            return convolved_in_strips(maps, kernels, bias, self.dtype)
         with allowing(self.precision):
             return functional.conv2d(maps, kernels, bias, padding=1)
 
     def convolved_back(self, name: str, gradient: Tensor) -> Tensor:
         """Returns the gradient of a layer's input, given that of its output before ReLU."""
+        kernels = self.get_buffer(f"{name}_turned")
+        if name == self.layers[0]:
+            return convolved_in_strips(gradient, kernels, None, kernels.dtype)
         with allowing(self.precision):
-            return functional.conv2d(gradient, self.get_buffer(f"{name}_turned"), padding=1)
+            return functional.conv2d(gradient, kernels, padding=1)
 
 
 class _Statistics(torch.autograd.Function):
@@ -138,13 +152,13 @@ class _Statistics(torch.autograd.Function):
         ctx.input = x = network.normalised(image)
         for name, after_pooling in network.down_to({*contents, *styles}):
             if after_pooling:
-                x, ctx.pooled[name] = _pooled(x, network.pooling)
+                x, ctx.pooled[name] = pooled(x, network.pooling)
             x = network.convolved(name, x).relu_()
             if name in contents:
                 features[name] = x.to(image.dtype, copy=True)
             if name in styles:
-                grams[name] = _gram(x)
-            ctx.kept[name] = None if name == network.layers[0] else _kept(x, name in styles)
+                grams[name] = gram(x)
+            ctx.kept[name] = None if name == network.layers[0] else kept_for_relu(x, name in styles)
         return (*(features[name] for name in contents), *(grams[name] for name in styles))
 
     @staticmethod
@@ -163,82 +177,13 @@ class _Statistics(torch.autograd.Function):
                 )
                 gradient = added if gradient is None else gradient.add_(added)
             if name in of_grams:
-                gradient = _add_gram_gradient(gradient, of_grams[name], maps)
+                gradient = add_gram_gradient(gradient, of_grams[name], maps)
             assert gradient is not None
-            _through_relu(gradient, maps)
+            through_relu(gradient, maps)
             del maps
             gradient = network.convolved_back(name, gradient)
             if name in ctx.pooled:
-                gradient = _pooled_back(gradient, *ctx.pooled.pop(name))
+                gradient = pooled_back(gradient, *ctx.pooled.pop(name))
         assert gradient is not None
         std = network.get_buffer("std")
-        return gradient.to(std.dtype) / std, None, None, None
-
-
-def _by_position(maps: Tensor) -> Tensor:
-    """Returns (1, C, H', W') maps in channels-last memory as an (M, C) view."""
-    return maps.permute(0, 2, 3, 1).flatten(end_dim=2)
-
-
-def _gram(maps: Tensor) -> Tensor:
-    """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
-    positions = _by_position(maps)
-    dtype = torch.promote_types(maps.dtype, torch.float32)
-    gram = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
-    count = POSITIONS if maps.device.type == "cpu" else len(positions)
-    for begin in range(0, len(positions), count):
-        part = positions[begin : begin + count].to(dtype)
-        gram.addmm_(part.T, part)
-    return gram / len(positions)
-
-
-def _add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -> Tensor:
-    """Returns the gradient of maps, plus what comes to them from their Gram matrix."""
-    positions = _by_position(maps)
-    symmetric = ((of_gram + of_gram.T) / len(positions)).to(maps.dtype)
-    if gradient is None:
-        added = positions @ symmetric
-    else:
-        added = _by_position(gradient).addmm_(positions, symmetric)
-    _, channels, height, width = maps.shape
-    return added.view(1, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _kept(maps: Tensor, for_gram: bool) -> Tensor:
-    """Returns what a layer's derivative needs: without a Gram matrix only where it is above 0.
-
-    Maps of bfloat16 are kept as they are: half as large, they cost less time than a mask of them.
-    """
-    return maps if for_gram or maps.dtype == torch.bfloat16 else maps.to(torch.bool)
-
-
-def _through_relu(gradient: Tensor, maps: Tensor) -> None:
-    """Makes the gradient of what ReLU let out that of what it was given.
-
-    Args:
-        gradient: overwritten.
-        maps: what it let out, or where that is above 0.
-    """
-    if maps.dtype == torch.bool:
-        gradient.mul_(maps.view(torch.uint8))
-    else:
-        torch.ops.aten.threshold_backward.grad_input(gradient, maps, 0, grad_input=gradient)
-
-
-def _pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
-    """Returns maps of half the size, and what ``_pooled_back`` wants to know."""
-    if pooling == "avg":
-        return functional.avg_pool2d(maps, 2), (maps.shape, None)
-    pooled, where = functional.max_pool2d(maps, 2, return_indices=True)
-    return pooled, (maps.shape, where)
-
-
-def _pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> Tensor:
-    """Returns the gradient of a pooling's input: spread over four, or given to the largest."""
-    if where is None:
-        spread = functional.interpolate(gradient / 4, scale_factor=2, mode="nearest")
-        lacking = (0, shape[-1] - spread.shape[-1], 0, shape[-2] - spread.shape[-2])
-        return functional.pad(spread, lacking) if any(lacking) else spread
-    flat = gradient.new_zeros(shape).flatten(start_dim=2)
-    given = flat.scatter_(2, where.flatten(start_dim=2), gradient.flatten(start_dim=2))
-    return given.view(shape).contiguous(memory_format=torch.channels_last)
+        return gradient / std, None, None, None

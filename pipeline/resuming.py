@@ -18,13 +18,18 @@ from pipeline.callbacks import History, Intermediates, Refinement
 from pipeline.checkpoints import Checkpoints
 from pipeline.module import StyleTransfer
 
+COST = 0.02
+"""Part of a run's time that checkpoints may take."""
+
 
 class Keeping(pl.Callback):
     """Writes a checkpoint now and then, and before the process ends by SIGTERM or an interrupt.
 
+    Where writing one takes long, the next waits for longer than ``every``.
+
     Args:
         checkpoints: where to.
-        every: seconds from one to the next.
+        every: seconds from one to the next, at least; 0 writes one after each step.
         start: the image that the stage began with.
         folder: of the run's files, which a checkpoint holds too.
         notes: what happened in the run, a sentence each.
@@ -40,7 +45,7 @@ class Keeping(pl.Callback):
     ) -> None:
         self.checkpoints, self.every, self.start = checkpoints, every, start
         self.folder, self.notes = folder, notes
-        self.last = time.monotonic()
+        self.last, self.wait = time.monotonic(), every
         self.interrupted = False
         self.handler: Any = None
 
@@ -67,7 +72,7 @@ class Keeping(pl.Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self.interrupted or time.monotonic() - self.last >= self.every:
+        if self.interrupted or time.monotonic() - self.last >= self.wait:
             self.save(trainer, module)
         self._raise_interrupt()
 
@@ -84,6 +89,7 @@ class Keeping(pl.Callback):
         assert isinstance(module, StyleTransfer)
         history = _the(trainer, History)
         history.flush(trainer)
+        begin = time.monotonic()
         state = {
             "stage": history.stage,
             "before": history.before,
@@ -107,6 +113,7 @@ class Keeping(pl.Callback):
         except (OSError, RuntimeError) as error:  # a full disk, above all
             print(f"no checkpoint could be written ({error}): the run goes on without")
         self.last = time.monotonic()
+        self.wait = max(self.every, (self.last - begin) / COST) if self.every else 0.0
 
 
 def put_back(module: StyleTransfer, state: Mapping[str, Any]) -> None:

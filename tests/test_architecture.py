@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
     {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents"},
-    {"layers", "pictures", "sources", "documents", "warm"},
+    {"layers", "operations", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},

@@ -199,6 +199,20 @@ def test_experiment_that_failed_is_shown_with_its_reason(cells: Path) -> None:
     assert "media/experiments/first/image.png" in text("index.html")
 
 
+def test_run_that_ended_early_is_shown_with_its_reason(cells: Path) -> None:
+    status = {"kind": "divergence", "reason": "total is nan <b>", "notes": ["Diverged | once"]}
+    (paths.EXPERIMENTS / "first/status.json").write_text(json.dumps(status))
+    report(read_params())
+    for page in ("index.html", "experiments/first.html"):
+        assert text(page).count("Diverged | once.") == 1
+        assert text(page).count("Ended by divergence: total is nan &lt;b&gt;.") == 1
+        assert "media/experiments/first/image.png" in text(page)
+    assert "first: Diverged \\| once. Ended by divergence: total is nan &lt;b&gt;." in text(
+        "summary.md"
+    )
+    assert "Ended by" not in text("experiments/second.html")
+
+
 def test_picture_that_cannot_be_fetched_is_the_reason(cells: Path, weights_file: Path) -> None:
     third = {"content": "chelsea", "style": "lost"}
 

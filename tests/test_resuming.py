@@ -168,6 +168,30 @@ def test_full_disk_costs_the_checkpoint_and_not_the_run(
     assert outputs("first") == expected
 
 
+def test_checkpoints_that_take_long_are_made_less_often(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clockwork: a step takes 0.1 s, a checkpoint 0.05 s, so 2.5 s lie between two."""
+    clock, saved = [0.0], list[int]()
+
+    def save(self: Checkpoints, state: Any, evaluations: int, files: Any) -> None:
+        clock[0] += 0.05
+        saved.append(evaluations)
+
+    honest = StyleTransfer.training_step
+
+    def step(self: StyleTransfer, *arguments: Any) -> Any:
+        clock[0] += 0.1
+        return honest(self, *arguments)
+
+    settle(weights_file, every=0.35, evaluations=65)
+    monkeypatch.setattr("pipeline.resuming.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(StyleTransfer, "training_step", step)
+    stylize("first", read_params())
+    assert saved == [4, 29, 54]
+
+
 def test_run_that_goes_on_is_whole_in_wandb(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

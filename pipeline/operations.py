@@ -1,0 +1,109 @@
+"""What is done with a layer's maps on the way forward and back, in as little memory as it takes.
+
+Maps are (1, C, H', W') in channels-last memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.precision import allowing
+
+POSITIONS = 2**14
+"""How many positions are gone through at a time on a CPU: what its cache holds."""
+
+
+def convolved_in_strips(
+    maps: Tensor, kernels: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Returns a convolution in the precision of its kernels, rounded to ``dtype``.
+
+    Where one of the two is lower, a CPU goes through it strip by strip: no copy of the whole.
+    """
+    with allowing("float32"):
+        if maps.dtype == dtype or maps.device.type != "cpu":
+            return functional.conv2d(maps.to(kernels.dtype), kernels, bias, padding=1).to(dtype)
+        _, _, height, width = maps.shape
+        rows = max(1, POSITIONS // width)
+        found = torch.empty(
+            (1, len(kernels), height, width), dtype=dtype, memory_format=torch.channels_last
+        )
+        for begin in range(0, height, rows):
+            end = min(begin + rows, height)
+            above, below = min(begin, 1), min(height - end, 1)
+            strip = maps[:, :, begin - above : end + below].to(kernels.dtype)
+            lacking = (0, 0, 1 - above, 1 - below)
+            strip = functional.pad(strip, lacking).contiguous(memory_format=torch.channels_last)
+            found[:, :, begin:end] = functional.conv2d(strip, kernels, bias, padding=(0, 1))
+        return found
+
+
+def _by_position(maps: Tensor) -> Tensor:
+    """Returns (1, C, H', W') maps in channels-last memory as an (M, C) view."""
+    return maps.permute(0, 2, 3, 1).flatten(end_dim=2)
+
+
+def gram(maps: Tensor) -> Tensor:
+    """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
+    positions = _by_position(maps)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    found = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
+    count = POSITIONS if maps.device.type == "cpu" else len(positions)
+    for begin in range(0, len(positions), count):
+        part = positions[begin : begin + count].to(dtype)
+        found.addmm_(part.T, part)
+    return found / len(positions)
+
+
+def add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -> Tensor:
+    """Returns the gradient of maps, plus what comes to them from their Gram matrix."""
+    positions = _by_position(maps)
+    symmetric = ((of_gram + of_gram.T) / len(positions)).to(maps.dtype)
+    if gradient is None:
+        added = positions @ symmetric
+    else:
+        added = _by_position(gradient).addmm_(positions, symmetric)
+    _, channels, height, width = maps.shape
+    return added.view(1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def kept_for_relu(maps: Tensor, for_gram: bool) -> Tensor:
+    """Returns what a layer's derivative needs: without a Gram matrix only where it is above 0.
+
+    Maps of bfloat16 are kept as they are: half as large, they cost less time than a mask of them.
+    """
+    return maps if for_gram or maps.dtype == torch.bfloat16 else maps.to(torch.bool)
+
+
+def through_relu(gradient: Tensor, maps: Tensor) -> None:
+    """Makes the gradient of what ReLU let out that of what it was given.
+
+    Args:
+        gradient: overwritten.
+        maps: what it let out, or where that is above 0.
+    """
+    if maps.dtype == torch.bool:
+        gradient.mul_(maps.view(torch.uint8))
+    else:
+        torch.ops.aten.threshold_backward.grad_input(gradient, maps, 0, grad_input=gradient)
+
+
+def pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
+    """Returns maps of half the size, and what ``_pooled_back`` wants to know."""
+    if pooling == "avg":
+        return functional.avg_pool2d(maps, 2), (maps.shape, None)
+    pooled, where = functional.max_pool2d(maps, 2, return_indices=True)
+    return pooled, (maps.shape, where)
+
+
+def pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> Tensor:
+    """Returns the gradient of a pooling's input: spread over four, or given to the largest."""
+    if where is None:
+        spread = functional.interpolate(gradient / 4, scale_factor=2, mode="nearest")
+        lacking = (0, shape[-1] - spread.shape[-1], 0, shape[-2] - spread.shape[-2])
+        return functional.pad(spread, lacking) if any(lacking) else spread
+    flat = gradient.new_zeros(shape).flatten(start_dim=2)
+    given = flat.scatter_(2, where.flatten(start_dim=2), gradient.flatten(start_dim=2))
+    return given.view(shape).contiguous(memory_format=torch.channels_last)
