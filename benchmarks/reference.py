@@ -54,8 +54,8 @@ class PlainObjective:
 
 def optimised(
     objective: PlainObjective, start: Tensor, evaluations: int
-) -> Iterator[tuple[float, float]]:
-    """Yields loss and seconds of each evaluation.
+) -> Iterator[tuple[float, float, Tensor]]:
+    """Yields loss and seconds of each evaluation, and the image after its step.
 
     The variable is scaled as the pipeline's is: at [0, 1] torch's first step would be lost in
     rounding. Tolerances are 0, so that nothing ends the run early.
@@ -73,4 +73,5 @@ def optimised(
     for _ in range(evaluations):
         begin = time.perf_counter()
         loss = optimizer.step(closure)  # type: ignore[no-untyped-call]
-        yield float(loss.detach()), time.perf_counter() - begin
+        spent = time.perf_counter() - begin
+        yield float(loss.detach()), spent, (pixels / scale + 0.5).detach()

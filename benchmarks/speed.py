@@ -10,8 +10,8 @@ not asked for keeps its figures of before.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
-import itertools
 import json
 import platform
 import resource
@@ -19,33 +19,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import WandbLogger
-from torch import Tensor
 
+from benchmarks.loss import STARTS, loss
 from benchmarks.memory import run_memory
 from benchmarks.problems import Problem, in_turns, operations, seconds
-from benchmarks.reference import optimised
 from benchmarks.tables import tables
-from pipeline.callbacks import Refinement
+from pipeline.checkpoints import Checkpoints
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
-from pipeline.images import white_noise
 from pipeline.module import StyleTransfer
-from pipeline.objective import Objective
 from pipeline.precision import fastest_precision
 from pipeline.provenance import package_versions
+from pipeline.resuming import Keeping
 from pipeline.schema import Tracking
 from pipeline.tracking import tracked_run
-from pipeline.trainer import run as run_trainer
 from pipeline.training import fit
 
 RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -54,11 +49,8 @@ SIZES = 256, 512, 1024
 """Long edges; pictures are 4:3."""
 RUN_SIZES = 256, 512, 768, 1024, 1536
 """Long edges of the part run; pictures are 3:2."""
-STARTS = ["content", "noise"]
 EDGE, PRODUCTS = 2048, 4
 """Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
-EVALUATIONS, WARM, EVERY = 500, 150, 10
-"""Of the plain run; of the small network in a warm start; from one judgement to the next."""
 
 
 def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -136,10 +128,10 @@ def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside its evaluations alone: Lightning, L-BFGS, record, W&B, pictures."""
+    """Measures a run beside its evaluations alone; W&B's own start and end are not in it."""
     problem = Problem(arguments.weights, 512)
     precision = fastest_precision(problem.device)
-    objective, count = problem.ours(precision), 20
+    objective, count = problem.ours(precision), 100
     image = problem.content.clone()
 
     def alone() -> None:
@@ -147,7 +139,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
             problem.gradient(lambda x: objective(x).total)
 
     def everything() -> float:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
             folder, tracking = Path(name), Tracking(mode="offline")
             module = StyleTransfer(objective, image, {"history_size": 20})
             with tracked_run(
@@ -159,95 +151,23 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
                         name="run",
                         folder=folder,
                         evaluations=count,
-                        intermediates=[1, 10, 20],
+                        intermediates=[1, 10, 25, 50, 100],
                         logger=WandbLogger(experiment=run),
+                        exact=lambda: objective,
+                        callbacks=[Keeping(Checkpoints("run", 16 * "0"), 20, image, folder)],
                     )
                 )
 
-    pairs = [(everything(), seconds(alone)) for _ in range(5)][1:]
+    seconds(alone)
+    pairs = [(everything(), seconds(alone)) for _ in range(2)]
     whole, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {
         "precision": precision,
+        "evaluations": count,
         "run_s": whole / count,
         "evaluation_s": bare / count,
         "share": statistics.median(one / other - 1 for one, other in pairs),
     }
-
-
-class Judge(pl.Callback):
-    """Takes the float32 loss now and then, off the clock, and stops the run at a target.
-
-    Attributes:
-        curve: (evaluation, seconds, float32 total loss).
-    """
-
-    def __init__(self, exact: Objective, target: float) -> None:
-        self.exact, self.target = exact, target
-        self.curve: list[tuple[int, float, float]] = []
-        self.spent, self.begun = 0.0, time.perf_counter()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(module, StyleTransfer)
-        if module.evaluations % EVERY:
-            return
-        self.spent += time.perf_counter() - self.begun
-        with torch.no_grad():
-            loss = float(self.exact(module.image).total)
-        self.curve.append((module.evaluations, self.spent, loss))
-        trainer.should_stop = loss <= self.target
-        self.begun = time.perf_counter()
-
-
-def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures the time to the loss of a plain run of ``EVALUATIONS``."""
-    rows = []
-    for init in arguments.starts:
-        problem = Problem(arguments.weights, arguments.size)
-        noise = white_noise(problem.size, 0, 0.1).to(problem.device)
-        start = problem.content if init == "content" else noise
-        plain = list(optimised(problem.plain(), start, EVALUATIONS))
-        target, whole = plain[-1][0], sum(spent for _, spent in plain)
-        row: dict[str, Any] = {"init": init, "target": target, "plain_s": whole, "settings": {}}
-        for name, warm in (("auto", 0), ("auto, warm start", WARM)):
-            row["settings"][name] = _to_loss(problem, start, warm, target)
-        rows.append(row | {"size": f"{problem.size[1]}×{problem.size[0]}"})
-    return rows
-
-
-def _to_loss(problem: Problem, start: Tensor, warm: int, target: float) -> dict[str, Any]:
-    """Returns seconds and evaluations to a loss, and the least loss if it was not reached."""
-    precision = fastest_precision(problem.device)
-    exact, before = problem.ours("float32"), 0.0
-    if warm:
-        begin = time.perf_counter()
-        module = StyleTransfer(problem.ours(precision, "small"), start, {"history_size": 20})
-        _run(module, problem, warm, [])
-        start, before = module.image.detach(), time.perf_counter() - begin
-    judge = Judge(exact, target)
-    module = StyleTransfer(problem.ours(precision), start, {"history_size": 20})
-    _run(module, problem, 2 * EVALUATIONS, [Refinement(lambda: exact), judge])
-    evaluations, spent, reached = judge.curve[-1]
-    return {
-        "seconds": before + spent,
-        "evaluations": evaluations,
-        "float32_evaluations": module.exact_evaluations,
-        "loss": reached,
-    }
-
-
-def _run(
-    module: StyleTransfer, problem: Problem, evaluations: int, callbacks: list[pl.Callback]
-) -> None:
-    run_trainer(
-        module,
-        problem.device,
-        data=itertools.repeat(0),
-        precision="32-true",
-        max_steps=evaluations,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-    )
 
 
 def startup(arguments: argparse.Namespace) -> dict[str, float]:

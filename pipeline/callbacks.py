@@ -179,7 +179,7 @@ class Refinement(pl.Callback):
         progress: evaluations and total loss at the latest look, to go on from a checkpoint.
     """
 
-    EVALUATIONS, GAIN = 25, 0.01
+    EVALUATIONS, GAIN = 25, 0.001
     """It is time when so many evaluations take less than this part off the total loss."""
 
     def __init__(

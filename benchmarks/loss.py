@@ -1,0 +1,130 @@
+"""How long it takes to the loss of a plain run, by every setting of speed, and what comes out."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.problems import Problem
+from benchmarks.reference import optimised
+from pipeline.callbacks import Refinement
+from pipeline.files import replacing
+from pipeline.images import to_picture, white_noise
+from pipeline.module import StyleTransfer
+from pipeline.objective import Objective
+from pipeline.precision import Precision, fastest_precision
+from pipeline.trainer import run
+
+STARTS = ["content", "noise"]
+EVALUATIONS, WARM, EVERY = 500, 200, 10
+"""Of the plain run; of the small network in a warm start; from one judgement to the next."""
+PICTURES = Path("reports/speed.jpg")
+"""A row for each start: by the plain run, then by each setting when it had the plain one's loss."""
+
+
+class Judge(pl.Callback):
+    """Takes the float32 loss now and then, off the clock, and stops the run at a target.
+
+    Attributes:
+        curve: (evaluation, seconds, float32 total loss).
+    """
+
+    def __init__(self, exact: Objective, target: float) -> None:
+        self.exact, self.target = exact, target
+        self.curve: list[tuple[int, float, float]] = []
+        self.spent, self.begun = 0.0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(module, StyleTransfer)
+        if module.evaluations % EVERY:
+            return
+        self.spent += time.perf_counter() - self.begun
+        with torch.no_grad():
+            loss = float(self.exact(module.image).total)
+        self.curve.append((module.evaluations, self.spent, loss))
+        trainer.should_stop = loss <= self.target
+        self.begun = time.perf_counter()
+
+
+def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the time to the loss of a plain run of ``EVALUATIONS``; writes ``PICTURES``."""
+    rows, pictures = [], []
+    for init in arguments.starts:
+        problem = Problem(arguments.weights, arguments.size)
+        noise = white_noise(problem.size, 0, 0.1).to(problem.device)
+        start = problem.content if init == "content" else noise
+        whole = target = 0.0
+        for target, spent, image in optimised(problem.plain(), start, EVALUATIONS):  # noqa: B007
+            whole += spent
+        found = [to_picture(image)]
+        fastest = fastest_precision(problem.device)
+        settings: dict[str, tuple[Precision, int]] = {
+            "float32": ("float32", 0),
+            "auto": (fastest, 0),
+            "auto, warm start": (fastest, WARM),
+        }
+        row: dict[str, Any] = {"init": init, "target": target, "plain_s": whole, "settings": {}}
+        for name, (precision, warm) in settings.items():
+            row["settings"][name], picture = _to_loss(problem, start, precision, warm, target)
+            found.append(picture)
+            print(init, name, row["settings"][name], flush=True)
+        rows.append(row | {"size": f"{problem.size[1]}×{problem.size[0]}"})
+        pictures.append(found)
+    _write(pictures)
+    return rows
+
+
+def _to_loss(
+    problem: Problem, start: Tensor, precision: Precision, warm: int, target: float
+) -> tuple[dict[str, Any], Image.Image]:
+    """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
+    exact, before = problem.ours("float32"), 0.0
+    if warm:
+        begin = time.perf_counter()
+        module = StyleTransfer(problem.ours(precision, "small"), start, {"history_size": 20})
+        _run(module, problem, warm, [])
+        start, before = module.image.detach(), time.perf_counter() - begin
+    judge = Judge(exact, target)
+    module = StyleTransfer(problem.ours(precision), start, {"history_size": 20})
+    _run(module, problem, 2 * EVALUATIONS, [Refinement(lambda: exact), judge])
+    evaluations, spent, reached = judge.curve[-1]
+    figures = {
+        "seconds": before + spent,
+        "evaluations": evaluations,
+        "float32_evaluations": module.exact_evaluations,
+        "loss": reached,
+    }
+    return figures, to_picture(module.image)
+
+
+def _run(
+    module: StyleTransfer, problem: Problem, evaluations: int, callbacks: list[pl.Callback]
+) -> None:
+    run(
+        module,
+        problem.device,
+        data=itertools.repeat(0),
+        precision="32-true",
+        max_steps=evaluations,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+    )
+
+
+def _write(pictures: list[list[Image.Image]]) -> None:
+    width, height = pictures[0][0].size
+    grid = Image.new("RGB", (width * len(pictures[0]), height * len(pictures)))
+    for row, found in enumerate(pictures):
+        for column, picture in enumerate(found):
+            grid.paste(picture, (column * width, row * height))
+    with replacing(PICTURES) as temporary:
+        grid.save(temporary, format="JPEG", quality=90)
