@@ -106,8 +106,8 @@ def _overhead(found: Mapping[str, Any]) -> list[str]:
         "## Overhead",
         "",
         f"At 512×384 in {found['precision']} an evaluation takes {found['evaluation_s']:.4g} s "
-        f"alone and {found['run_s']:.4g} s in a run of {found['evaluations']} with L-BFGS, Lightning, "
-        f"history, intermediates, checkpoints and an offline W&B run: "
+        f"alone and {found['run_s']:.4g} s in a run of {found['evaluations']} with L-BFGS, "
+        f"Lightning, history, intermediates, checkpoints and an offline W&B run: "
         f"{100 * found['share']:.1f} % more.",
     ]
 

@@ -52,6 +52,8 @@ class Course(pl.Callback):
     Attributes:
         end: why the run is to end, None while it goes on.
         damped: whether this is the second try, after a divergence.
+        diverged: what showed that the loss has left; empty while it has not.
+        sound: whether any evaluation had finite losses and gradient.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Course(pl.Callback):
         self.end: End | None = None
         self.damped = False
         self.diverged = ""
+        self.sound = False
         self.first = math.nan
         self.lowest = math.inf
         self.window: tuple[int, float] | None = None
@@ -74,8 +77,8 @@ class Course(pl.Callback):
             setattr(self, name, End(*value) if name == "end" and value else value)
 
     def state(self) -> dict[str, Any]:
-        """Returns tensors and plain values to go on from."""
-        names = "damped", "diverged", "first", "lowest", "window", "still", "latest"
+        """Returns tensors and plain values to go on from; of no use once it has diverged."""
+        names = "damped", "sound", "first", "lowest", "window", "still", "latest"
         state = {name: getattr(self, name) for name in (*names, "best", "best_total")}
         return {**state, "end": tuple(self.end) if self.end else None}
 
@@ -118,7 +121,7 @@ class Course(pl.Callback):
                 f"that of the start, {self.first:.3g}"
             )
             return
-        self.lowest = min(self.lowest, total)
+        self.sound, self.lowest = True, min(self.lowest, total)
         if iteration != self.latest[0]:  # a line search evaluates more than once in an iteration
             self.still = self.still + 1 if total == self.latest[1] else 0
             self.latest = iteration, total
@@ -149,7 +152,11 @@ class Course(pl.Callback):
             reason = f"the loss was {self.latest[1]:.6g} for {self.still} iterations on end"
             why = why or "the steps are too small to change the image"
             self.end = End("standstill", f"{reason}: {why}")
-        trainer.should_stop = trainer.should_stop or self.end is not None
+        trainer.should_stop = trainer.should_stop or self.is_over(module)
+
+    def is_over(self, module: StyleTransfer) -> bool:
+        """Returns whether the run ends where it is now."""
+        return self.end is not None and module.iterations % EVERY == 0
 
     def on_fit_end(self, *_: Any) -> None:
         self._refuse_diverged()

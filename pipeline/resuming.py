@@ -89,6 +89,8 @@ class Keeping(pl.Callback):
         assert isinstance(module, StyleTransfer)
         history = _the(trainer, History)
         history.flush(trainer)
+        if history.course.diverged:
+            return  # from the one before it comes to the same, and has its best image
         begin = time.monotonic()
         state = {
             "stage": history.stage,

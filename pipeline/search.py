@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -125,16 +124,17 @@ class Search:
             put_back(module, state)
         ordinary = End("budget", f"all {stage.evaluations} evaluations were used")
         left: End | None = None
-        while module.evaluations < stage.evaluations:
+        while module.evaluations < stage.evaluations and not course.is_over(module):
             try:
                 self._fit(module, stage, course, exact, state)
-                return module.to(self.device), exact, course.end or ordinary
+                left = None
+                break
             except DivergedError as error:
                 left = self._restore(module, course, str(error))
             if course.damped:
                 break
             module, state = self._damped(module, course), None
-        return module.to(self.device), exact, left or ordinary
+        return module.to(self.device), exact, left or course.end or ordinary
 
     def _fit(
         self,
@@ -162,7 +162,7 @@ class Search:
 
     def _restore(self, module: StyleTransfer, course: Course, reason: str) -> End:
         """Gives the module the best image there was."""
-        if course.best is None or math.isinf(course.lowest):
+        if course.best is None or not course.sound:
             raise UserError(
                 f"{reason}, which is the start itself: there is nothing to go on from. Lower "
                 "content_weight and style_weight, or look for what is wrong with the weights"

@@ -128,6 +128,28 @@ def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
     assert outputs("first") == expected
 
 
+@pytest.mark.parametrize("evaluations", [55, 60, 200])
+@pytest.mark.parametrize("spoilt", [set[int](), {54}, {23, 54}])
+def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
+    spoilt: set[int], evaluations: int, settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decided the end lies before the last checkpoint, and is not decided again."""
+    spoil(monkeypatch, spoilt, float("nan"))
+    settled(every=0, evaluations=evaluations, early_stop={"evaluations": 13, "gain": 0.04})
+    stylize("first", read_params())
+    expected = outputs("first")
+
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.stylize._write_results", full)
+        with pytest.raises(UserError):
+            stylize("first", read_params())
+    stylize("first", read_params())
+    assert outputs("first") == expected
+
+
 def test_start_without_a_loss_is_an_error(settled: Any) -> None:
     settled(style_weight=1e38)
     with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
