@@ -1,7 +1,7 @@
 # make repro   install what is missing, then run what params.yaml asks for and has not been run
 # make paper   the same figures with the paper's own pictures, VGG-19 and 512 pixels
 # make test    install what is missing, then lint, type-check and test
-# make distil  teach the small network anew, by params.yaml: 80 minutes
+# make distil  teach the small network anew, by params.yaml: 100 minutes
 # make clean   remove what these computed; the environment and DVC's cache stay
 
 PYTHON ?= python3
