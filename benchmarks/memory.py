@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -34,32 +35,26 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 
 
-def run_memory(sizes: Sequence[int], networks: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
-    """Measures runs of every size on every network, in a folder of their own.
+def run_memory(
+    sizes: Sequence[int], network: str, backbone: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Measures runs of every size and precision, in a folder of their own.
 
     Args:
         sizes: long edges in pixels.
-        networks: {name: settings of the section ``backbone`` of params.yaml}.
+        network: its name in the table.
+        backbone: what the section ``backbone`` of params.yaml has for it.
     """
     rows = []
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        for network, backbone in networks.items():
-            for precision in ("float32", "bf16"):
-                _prepare(sizes, backbone, precision)
-                rows += [
-                    {
-                        "network": network,
-                        "precision": precision,
-                        "size": size,
-                        "expected": _answer(EXPECTED, f"at{size}"),
-                        "measured": _answer(MEASURED, f"at{size}"),
-                    }
-                    for size in sizes
-                ]
-                print(*rows[-len(sizes) :], sep="\n", flush=True)
-        os.chdir(before)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for precision in ("float32", "bf16"):
+            _prepare(sizes, backbone, precision)
+            for size in sizes:
+                row = {"network": network, "precision": precision, "size": size}
+                row["expected"] = _answer(EXPECTED, f"at{size}")
+                row["measured"] = _answer(MEASURED, f"at{size}")
+                print(row, flush=True)
+                rows.append(row)
     return rows
 
 

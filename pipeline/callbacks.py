@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from pipeline.course import EVERY, Course
+from pipeline.files import naming
 from pipeline.images import to_picture
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
@@ -59,10 +60,19 @@ class History(pl.Callback):
         course: is told of every evaluation.
         stage: its name.
         before: evaluations of earlier stages.
+        resumed: whether the loggers are new to what the file has already.
     """
 
-    def __init__(self, path: Path, course: Course, stage: str = "main", before: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        course: Course,
+        stage: str = "main",
+        before: int = 0,
+        resumed: bool = False,
+    ) -> None:
         self.path, self.course, self.stage, self.before = path, course, stage, before
+        self.resumed = resumed
         self.columns: list[str] = []
         self.extras: dict[int, dict[str, Any]] = {}
         self.pending: list[tuple[int, int, torch.Tensor]] = []
@@ -71,11 +81,11 @@ class History(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = _transfer(module).objective.names
         self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
-        if _transfer(module).evaluations:
+        if self.resumed:
             self._log_again(trainer)
         if self.before + _transfer(module).evaluations:
             return
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -106,7 +116,7 @@ class History(pl.Callback):
         ]
         self.course.see(rows)
         rows = [row for row in rows if all(map(math.isfinite, row.values()))]
-        with self.path.open("r+", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(0, os.SEEK_END)
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([self.stage, *map(_exact, row.values())] for row in rows)
@@ -197,11 +207,14 @@ class Refinement(pl.Callback):
             return
         if transfer.evaluations - self.progress["evaluations"] < self.EVALUATIONS:
             return
+        if self.history is not None:
+            self.history.flush(trainer)
+            if self.history.course.diverged:
+                return  # which is no stalling
         total = float(transfer.losses["total"])
         if total > (1 - self.GAIN) * self.progress["total"]:
             transfer.objective = self.exact()
             if self.history is not None:
-                self.history.flush(trainer)
                 self.history.course.restart()
             print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
         self.progress = {"evaluations": transfer.evaluations, "total": total}

@@ -18,8 +18,9 @@ EVERY = 10
 EXPLODED = 1000.0
 """A total loss so many times that of the stage's first evaluation has left for good."""
 STILL = 30
-"""Iterations of one and the same loss after which the image counts as still; more than it takes to
-find out that a lower precision is the reason."""
+"""Iterations of one and the same loss in float32 after which the image counts as still."""
+SLACK = 1.05
+"""By how much losses of another precision may differ without another image being the better."""
 
 
 class End(NamedTuple):
@@ -83,18 +84,17 @@ class Course(pl.Callback):
         return {**state, "end": tuple(self.end) if self.end else None}
 
     def restart(self) -> None:
-        """Forgets the losses so far, which no longer compare; the best image stays the best."""
+        """Forgets the losses so far, which no longer compare but roughly."""
         self.lowest, self.window, self.still = math.inf, None, 0
-        self.best_total = None
+        if self.best_total is not None:
+            self.best_total = self.best_total * SLACK
 
     def on_after_backward(self, _: pl.Trainer, module: pl.LightningModule) -> None:
         """Keeps the image if it is the best, without reading its loss: a GPU need not wait."""
         assert isinstance(module, StyleTransfer)
         total, image = module.losses["total"], module.image.detach()
-        if self.best is None:
-            self.best = image.clone()
-        if self.best_total is None:
-            self.best_total = torch.full_like(total, math.inf)
+        if self.best is None or self.best_total is None:
+            self.best, self.best_total = image.clone(), torch.full_like(total, math.inf)
         self.best, self.best_total = self.best.to(image), self.best_total.to(total)
         better = total < self.best_total  # and never if it is NaN
         torch.where(better, image, self.best, out=self.best)
@@ -108,24 +108,29 @@ class Course(pl.Callback):
             self._see(int(row["evaluation"]), int(row["iteration"]), row)
 
     def _see(self, evaluation: int, iteration: int, row: Mapping[str, float]) -> None:
-        odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
         total = row["total"]
         if math.isnan(self.first):
             self.first = total
-        if odd is not None:
-            self.diverged = f"{odd} is {row[odd]} at evaluation {evaluation}"
-            return
-        if total > EXPLODED * self.first > 0:
-            self.diverged = (
-                f"the total loss is {total:.3g} at evaluation {evaluation}, {EXPLODED:.0f} times "
-                f"that of the start, {self.first:.3g}"
-            )
-            return
-        self.sound, self.lowest = True, min(self.lowest, total)
-        if iteration != self.latest[0]:  # a line search evaluates more than once in an iteration
+        if iteration != self.latest[0]:  # what a line search tries within one says nothing yet
+            self.diverged = self._departure(evaluation, row)
             self.still = self.still + 1 if total == self.latest[1] else 0
             self.latest = iteration, total
+        if self.diverged or not all(map(math.isfinite, row.values())):
+            return
+        self.sound, self.lowest = True, min(self.lowest, total)
         self._watch_gain(evaluation)
+
+    def _departure(self, evaluation: int, row: Mapping[str, float]) -> str:
+        """Returns what shows that the loss has left, empty if nothing does."""
+        odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
+        if odd is not None:
+            return f"{odd} is {row[odd]} at evaluation {evaluation}"
+        if row["total"] > EXPLODED * self.first > 0:
+            return (
+                f"the total loss is {row['total']:.3g} at evaluation {evaluation}, "
+                f"{EXPLODED:.0f} times that of the start, {self.first:.3g}"
+            )
+        return ""
 
     def _watch_gain(self, evaluation: int) -> None:
         if self.early_stop is None or self.end:
@@ -146,7 +151,8 @@ class Course(pl.Callback):
         if module.iterations % EVERY:
             return
         self._refuse_diverged()
-        if self.still >= STILL and not self.end:
+        exact = module.objective.features.precision == "float32"  # else Refinement sees to it
+        if exact and self.still >= STILL and not self.end:
             optimizer = trainer.optimizers[0]
             why = optimizer.still if isinstance(optimizer, LBFGS) else ""
             reason = f"the loss was {self.latest[1]:.6g} for {self.still} iterations on end"

@@ -41,8 +41,8 @@ _OF_THE_DISK = {
     ),
     **dict.fromkeys(
         (errno.ENOENT, errno.ENOTDIR),
-        "it is gone, or its folder: somebody removed it meanwhile. Run it again: an experiment "
-        "goes on from its checkpoint",
+        "it is not there, or its folder. If it was removed meanwhile, run it again: an experiment "
+        "goes on from its checkpoint. If it never was, `dvc repro` makes it",
     ),
 }
 
@@ -53,10 +53,10 @@ def explaining_the_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if error.errno not in _OF_THE_DISK or not error.filename:
             raise
         raise UserError(
-            f"{error.filename or 'a file'}: {_OF_THE_DISK[error.errno]} ({error.strerror})"
+            f"{error.filename}: {_OF_THE_DISK[error.errno]} ({error.strerror})"
         ) from error
 
 

@@ -16,8 +16,9 @@ Edge = Literal["long", "short"]
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """Returns an 8-bit RGB picture as (1, 3, H, W) float32, RGB in [0, 1]."""
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)
-    return pixels.permute(2, 0, 1).unsqueeze(0).contiguous()
+    pixels = np.array(picture, dtype=np.float32)
+    pixels /= 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def to_picture(image: Tensor) -> Image.Image:

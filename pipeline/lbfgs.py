@@ -100,7 +100,9 @@ class LBFGS(torch.optim.Optimizer):
         slope = float(state["products"][-1].double().numpy() @ coefficients)
         if slope > -options["tolerance_change"]:
             state["basis"][state["spare"]] = 0
-            self.still = "no direction gains more than lbfgs.tolerance_change"
+            self.still = "the direction does not lead down"
+            if options["tolerance_change"]:
+                self.still = "no direction gains more than lbfgs.tolerance_change"
             return loss
         direction = torch.mv(state["basis"].T, torch.from_numpy(coefficients).to(gradient))
         if options["line_search_fn"]:

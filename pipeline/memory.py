@@ -23,6 +23,10 @@ MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 IMAGES = 14
 """Images that live beside L-BFGS's: pictures, start, parameter, gradient, best, what is between."""
+READING = 3 + 2 * 3 * FLOAT32
+"""Bytes for each pixel of a picture while it is made a tensor."""
+SMALLEST = 16
+"""The least that the setting ``size`` takes, in pixels."""
 HEAP = 192 * MIB
 """What libraries take once they compute, and what the allocator keeps though it is free."""
 CGROUP = Path("/sys/fs/cgroup")
@@ -37,6 +41,7 @@ class Demand(NamedTuple):
         content_layers, style_layers: what losses are taken of.
         history_size: of L-BFGS.
         precision, pooling: of the network.
+        original: pixels of the larger picture as it is read.
     """
 
     size: tuple[int, int]
@@ -47,6 +52,7 @@ class Demand(NamedTuple):
     history_size: int
     precision: Precision
     pooling: str
+    original: int = 0
 
     def reduced(self, part: float) -> Demand:
         """Returns the same with edges of this part of the length."""
@@ -64,7 +70,8 @@ def estimate(demand: Demand) -> int:
         _peak(_walk(demand.size, demand), and_back=True),
         _peak(_walk(demand.style_size, demand), and_back=False),
     )
-    return _weights(demand) + IMAGES * image + history + evaluation + HEAP
+    run = _weights(demand) + IMAGES * image + history + evaluation
+    return max(run, READING * demand.original) + HEAP
 
 
 def _weights(demand: Demand) -> int:
@@ -120,10 +127,22 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free: int = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # the limit of a container, where there is one
-        limit = int((CGROUP / "memory.max").read_text())
-        free = min(free, limit - int((CGROUP / "memory.current").read_text()))
+    for folder, limit, used in (
+        (CGROUP, "memory.max", "memory.current"),
+        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # the limit of a container, where there is one
+            taken = int((folder / used).read_text()) - _reclaimable(folder)
+            free = min(free, int((folder / limit).read_text()) - taken)
     return free
+
+
+def _reclaimable(folder: Path) -> int:
+    """Returns the bytes of files that the system keeps in memory and would give up."""
+    lines = (folder / "memory.stat").read_text().splitlines()
+    stat = {name: int(count) for name, count in map(str.split, lines)}
+    names = "inactive_file", "active_file"
+    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in names)
 
 
 def refuse_what_does_not_fit(demand: Demand, free: int, edge: int) -> None:
@@ -143,7 +162,7 @@ def refuse_what_does_not_fit(demand: Demand, free: int, edge: int) -> None:
     remedies = [
         f"size {int(edge * part / 100)}"
         for part in range(1, 100)
-        if _fits(demand.reduced(part / 100), free)
+        if edge * part >= 100 * SMALLEST and _fits(demand.reduced(part / 100), free)
     ]
     shorter = (
         count

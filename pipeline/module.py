@@ -104,4 +104,5 @@ class StyleTransfer(pl.LightningModule):
         optimizer = LBFGS(self.pixels, **self.lbfgs)
         if self.optimizer_state:
             optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
         return optimizer

@@ -91,7 +91,7 @@ def through_relu(gradient: Tensor, maps: Tensor) -> None:
 
 
 def pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
-    """Returns maps of half the size, and what ``_pooled_back`` wants to know."""
+    """Returns maps of half the size, and what ``pooled_back`` wants to know."""
     if pooling == "avg":
         return functional.avg_pool2d(maps, 2), (maps.shape, None)
     pooled, where = functional.max_pool2d(maps, 2, return_indices=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,14 +41,19 @@ def sizes(name: str, settings: Experiment) -> tuple[tuple[int, int], tuple[int, 
 
 
 def _scaled_size(name: str, role: str, settings: Experiment) -> tuple[int, int]:
+    return scaled_size(_picture_size(name, role), settings.size_edge, settings.size)
+
+
+def _picture_size(name: str, role: str) -> tuple[int, int]:
     with Image.open(paths.picture(name, role)) as picture:
         width, height = picture.size
-    return scaled_size((height, width), settings.size_edge, settings.size)
+    return height, width
 
 
 def demands(name: str, settings: Experiment, precision: Precision) -> list[Demand]:
     """Returns what an experiment takes of the memory, for each network that it runs on."""
     size, style_size = sizes(name, settings)
+    original = max(math.prod(_picture_size(name, role)) for role in ("content", "style"))
     networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
     return [
         Demand(
@@ -59,6 +65,7 @@ def demands(name: str, settings: Experiment, precision: Precision) -> list[Deman
             settings.lbfgs.history_size,
             precision,
             pooling,
+            original,
         )
         for channels, pooling in map(read_channels, networks)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -83,6 +83,10 @@ class Keeping(pl.Callback):
         if isinstance(exception, SIGTERMException):
             self.save(trainer, module)
         self._give_back()
+        # What ends a step in another way must not hide that somebody wanted the end.
+        self._raise_interrupt()
+        if trainer.received_sigterm and not isinstance(exception, SIGTERMException):
+            raise SIGTERMException
 
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Writes a checkpoint of the run as it is between two steps."""
@@ -118,12 +122,12 @@ class Keeping(pl.Callback):
         self.wait = max(self.every, (self.last - begin) / COST) if self.every else 0.0
 
 
-def put_back(module: StyleTransfer, state: Mapping[str, Any]) -> None:
+def put_back(module: StyleTransfer, state: MutableMapping[str, Any]) -> None:
     """Gives a module its image, counts and curvature of a checkpoint; the latter when it is fit."""
     with torch.no_grad():
         module.pixels.copy_(state["pixels"])
     module.counts = state["counts"]
-    module.optimizer_state = state["optimizer"]
+    module.optimizer_state = state.pop("optimizer")  # large, and of no use twice
 
 
 def write_back(files: Mapping[str, bytes], folder: Path) -> None:

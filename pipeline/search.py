@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints
-from pipeline.course import Course, DivergedError, End
+from pipeline.course import EXPLODED, Course, DivergedError, End
 from pipeline.errors import UserError
 from pipeline.images import to_picture, to_tensor
 from pipeline.module import StyleTransfer
@@ -98,7 +99,7 @@ class Search:
         for stage in stages:
             module, exact, end = self._pursue(stage, kept.state if kept else None)
             if end.kind != "divergence":
-                _refuse_unmoved(module, self.start)
+                _refuse_unmoved(module, self.start, end)
             if stage.name != "main" and end.kind != "budget":
                 self.notes.append(f"The stage {stage.name} ended by {end.kind}: {end.reason}")
             self.start, kept = module.image.detach(), None
@@ -107,7 +108,7 @@ class Search:
         return Found(module, exact(), counts, end, self.notes)
 
     def _pursue(
-        self, stage: Stage, state: Mapping[str, Any] | None
+        self, stage: Stage, state: dict[str, Any] | None
     ) -> tuple[StyleTransfer, Callable[[], Objective], End]:
         """Runs a stage, after a divergence a second time; returns the module with the image."""
         build = partial(build_objective, self.settings, stage.network, self.inputs, self.device)
@@ -131,10 +132,11 @@ class Search:
                 break
             except DivergedError as error:
                 left = self._restore(module, course, str(error))
-            if course.damped:
+            if course.damped or module.evaluations >= stage.evaluations:
                 break
             module, state = self._damped(module, course), None
-        return module.to(self.device), exact, left or course.end or ordinary
+        left = left or self._last_look(module.to(self.device), course, exact())
+        return module, exact, left or course.end or ordinary
 
     def _fit(
         self,
@@ -142,7 +144,20 @@ class Search:
         stage: Stage,
         course: Course,
         exact: Callable[[], Objective],
-        state: Mapping[str, Any] | None,
+        state: dict[str, Any] | None,
+    ) -> None:
+        try:
+            self._fit_and_keep(module, stage, course, exact, state)
+        finally:
+            module.trainer.strategy.optimizers = []  # they would hold L-BFGS's history
+
+    def _fit_and_keep(
+        self,
+        module: StyleTransfer,
+        stage: Stage,
+        course: Course,
+        exact: Callable[[], Objective],
+        state: dict[str, Any] | None,
     ) -> None:
         fit(
             module,
@@ -157,6 +172,7 @@ class Search:
             before=self.before,
             exact=exact,
             refinement=state["refinement"] if state else None,
+            resumed=state is not None,
             callbacks=[Keeping(self.checkpoints, self.every, self.start, self.folder, self.notes)],
         )
 
@@ -168,7 +184,15 @@ class Search:
                 "content_weight and style_weight, or look for what is wrong with the weights"
             )
         module.to(self.device).image = course.best.to(self.device)
-        return End("divergence", f"{reason}; the picture is the best one before it")
+        return End("divergence", f"{reason}; the picture is the best there was")
+
+    def _last_look(self, module: StyleTransfer, course: Course, exact: Objective) -> End | None:
+        """Puts the best image in the place of one that the last step, unseen, has spoilt."""
+        with torch.no_grad():
+            total = float(exact(module.image).total)
+        if math.isfinite(total) and not total > EXPLODED * course.first > 0:
+            return None
+        return self._restore(module, course, f"the total loss is {total:.3g} after the last step")
 
     def _damped(self, module: StyleTransfer, course: Course) -> StyleTransfer:
         """Returns a module that goes on from the best image, by smaller steps."""
@@ -177,7 +201,7 @@ class Search:
             f"largest_step times {DAMPING:g}"
         )
         print(f"{self.name}: {self.notes[-1]}")
-        course.damped, course.diverged = True, ""
+        course.damped, course.diverged, course.end = True, "", None
         damped = build_module(module.objective, self.settings, module.image.detach(), damped=True)
         damped.counts = module.counts
         return damped
@@ -198,9 +222,10 @@ def _stages(settings: Experiment) -> list[Stage]:
     return stages
 
 
-def _refuse_unmoved(module: StyleTransfer, start: Tensor) -> None:
+def _refuse_unmoved(module: StyleTransfer, start: Tensor, end: End) -> None:
     if torch.equal(to_tensor(to_picture(module.image)), to_tensor(to_picture(start))):
+        why = f" ({end.reason})" if end.kind == "standstill" else ""
         raise UserError(
-            "the image did not move: every pixel has its value of the start. Give it more "
-            "evaluations, a larger first_step, or weights that are not 0"
+            f"the image did not move: every pixel has its value of the start{why}. Give it more "
+            "evaluations, a larger first_step, tolerances of 0, or weights that are not 0"
         )

@@ -31,6 +31,7 @@ def fit(
     before: int = 0,
     exact: Callable[[], Objective] | None = None,
     refinement: dict[str, float] | None = None,
+    resumed: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Optimises the module's image where its targets are, and returns the trainer.
@@ -53,6 +54,7 @@ def fit(
         exact: returns the objective in float32, to finish with where another precision stalls;
             None to finish as it was begun.
         refinement: how far an earlier part of the run had come in seeing whether it stalls.
+        resumed: whether that earlier part was in another process, so that the logger lacks it.
         callbacks: others, called after the run's own.
 
     Raises:
@@ -61,7 +63,7 @@ def fit(
     """
     device = next(module.objective.buffers()).device
     course = course or Course()
-    history = History(folder / "history.csv", course, stage, before)
+    history = History(folder / "history.csv", course, stage, before, resumed)
     refinements = [Refinement(exact, history, refinement)] if exact else []
     return run(
         module,

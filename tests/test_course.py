@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from conftest import tiny_params, write_params
 from test_resuming import run_stopped_at
 from test_stylize import history, outputs, prepared
+from test_tracking import inspected
 
 from pipeline import paths
 from pipeline.course import EVERY, EXPLODED, STILL, Course
@@ -150,6 +152,52 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
     assert outputs("first") == expected
 
 
+def test_last_step_that_nobody_saw_is_looked_at(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = StyleTransfer.optimizer_step
+
+    def spoil_the_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
+        honest(self, *arguments, **options)
+        if self.iterations == EVALUATIONS:
+            self.image = self.image * float("nan")
+
+    monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
+    stylize("first", read_params())
+    assert status()["kind"] == "divergence"
+    assert status()["reason"].startswith("the total loss is nan after the last step")
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] == pytest.approx(
+        min(row["total"] for row in history("first")), rel=1e-4
+    )
+
+
+def test_explosion_is_not_taken_for_the_stalling_of_bf16(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(precision="bf16")
+    spoil(monkeypatch, {24, 25}, 1e9)
+    stylize("first", read_params())
+    (note,) = status()["notes"]
+    assert "at evaluation 24" in note
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] < min(row["total"] for row in history("first")[:23]) * 1.05
+
+
+def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {23}, float("nan"))
+    stylize("first", read_params())
+    logged = [json.dumps(row) for row in inspected(Path.cwd()) if "history" in row]
+    assert sum('"total"' in row for row in logged) == len(history("first"))
+
+
+@pytest.mark.parametrize("tolerance", ["tolerance_grad", "tolerance_change"])
+def test_tolerance_that_lets_nothing_move_is_named(tolerance: str, settled: Any) -> None:
+    settled(lbfgs={tolerance: 1e6})
+    with pytest.raises(UserError, match=f"did not move: .*lbfgs.{tolerance}"):
+        stylize("first", read_params())
+
+
 def test_start_without_a_loss_is_an_error(settled: Any) -> None:
     settled(style_weight=1e38)
     with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
@@ -229,6 +277,16 @@ def test_loss_that_rises_for_a_while_is_no_divergence() -> None:
     assert "1000 times that of the start" in course.diverged
 
 
+def test_what_a_line_search_tries_is_no_divergence() -> None:
+    course = Course()
+    tried = [1.0, 1e9, math.nan, 0.9]
+    course.see([{**row, "iteration": 0} for row in rows(tried)])
+    assert not course.diverged
+    assert course.lowest == 0.9
+    course.see([{**row, "iteration": 1} for row in rows([math.nan])])
+    assert course.diverged
+
+
 def test_evaluations_of_a_line_search_count_once() -> None:
     course = Course()
     for row in rows([1.0] * 40):
@@ -251,10 +309,12 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
         course.on_after_backward(None, module)  # type: ignore[arg-type]
     assert course.best is not None
     assert torch.equal(course.best, seen[2.0])
-    course.restart()
-    module.losses = {"total": torch.tensor(9.0)}
-    course.on_after_backward(None, module)  # type: ignore[arg-type]
-    assert torch.equal(course.best, module.image)
+    course.restart()  # now in another precision: a little more is as good, much more is not
+    for total, better in ((9.0, False), (2.05, True)):
+        module.losses = {"total": torch.tensor(total)}
+        module.image = images[0] + total / 10
+        course.on_after_backward(None, module)  # type: ignore[arg-type]
+        assert torch.equal(course.best, module.image) == better
 
 
 def test_picture_of_a_diverged_run_is_its_best_image(

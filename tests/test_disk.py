@@ -76,9 +76,9 @@ def test_outputs_that_are_removed_under_a_run(
 
     with monkeypatch.context() as patch:
         at_evaluation(patch, 12, remove)
-        with pytest.raises(UserError, match=r"it is gone, or its folder: somebody removed it"):
+        with pytest.raises(UserError, match=r"it is not there, or its folder. If it was removed"):
             stylize("first", read_params())
-    assert "it is gone" in read_failure("first")
+    assert "it is not there" in read_failure("first")
     goes_on(capsys, expected)
 
 
@@ -112,7 +112,7 @@ def test_output_that_cannot_be_written(
 def test_record_on_a_full_disk(expected: dict[str, bytes]) -> None:
     FOLDER.mkdir()
     (FOLDER / "history.csv").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"a file: the disk is full. Make room and run it again"):
+    with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room and run"):
         stylize("first", read_params())
     (FOLDER / "history.csv").unlink()
     stylize("first", read_params())

@@ -30,7 +30,7 @@ def cell(name: str, pixels: Any, metrics: dict[str, float] | None = None, **sett
     image = Path(f"{name}.png")
     Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB").save(image)
     history = {"content": [8.0, 2.0], "style": [4.0, 1.0]}
-    results = Results(metrics or {}, {}, history, image, {}, {})
+    results = Results(metrics or {}, {}, history, [], image, {}, {})
     given = {"init": "noise", "seed": 0, **settings}
     return Cell(name, given, frozenset(), ("content", "style"), results)
 

@@ -49,6 +49,7 @@ def test_bytes_of_two_layers_add_up() -> None:
         {"history_size": 21},
         {"precision": "bf16"},
         {"style_layers": ["conv1_1", "conv1_2"]},
+        {"original": 200_000_000},
     ],
 )
 def test_more_takes_more(more: dict[str, object]) -> None:
@@ -80,8 +81,16 @@ def test_container_may_have_less_than_the_machine(
     (tmp_path / "memory.max").write_text("max\n")
     assert available(cpu) == pytest.approx(machine, rel=0.5)
     (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    (tmp_path / "memory.stat").write_text("anon 800\ninactive_file 300\nactive_file 200\n")
     assert available(cpu) == 2000
+    (tmp_path / "memory.max").unlink()
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("3000\n")
+    (old / "memory.usage_in_bytes").write_text("1500\n")
+    (old / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100\n")
+    assert available(cpu) == 1600
 
 
 def test_run_that_does_not_fit_is_refused_before_it_begins(

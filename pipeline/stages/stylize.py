@@ -43,11 +43,10 @@ def stylize(name: str, params: Params) -> None:
         SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
     """
     settings = _settings(name, params)
-    with sole_run(name):
+    with sole_run(name), recording_failure(name), explaining_the_disk():
         # An earlier result is not that of this run, should it end early.
         (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
-        with recording_failure(name), explaining_the_disk():
-            _run(name, settings, params)
+        _run(name, settings, params)
 
 
 def _run(name: str, settings: Experiment, params: Params) -> None:
