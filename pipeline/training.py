@@ -36,9 +36,8 @@ def fit(
 ) -> pl.Trainer:
     """Optimises the module's image where its targets are, and returns the trainer.
 
-    A module that has had evaluations goes on with the record that lies in ``folder``.
-
-    Writes ``history.csv`` and ``intermediates/`` into ``folder`` as it goes.
+    Writes ``history.csv`` and ``intermediates/`` into ``folder`` as it goes. A module that has had
+    evaluations goes on with the record that lies there.
 
     Args:
         module: with its objective on the device that is to do the work.
@@ -53,8 +52,8 @@ def fit(
         before: evaluations of the run's earlier stages, whose record is added to.
         exact: returns the objective in float32, to finish with where another precision stalls;
             None to finish as it was begun.
-        refinement: how far an earlier part of the run had come in seeing whether it stalls.
-        resumed: whether that earlier part was in another process, so that the logger lacks it.
+        refinement, resumed: how far an earlier part of the run had come in seeing whether it
+            stalls, and whether that was in another process, so that the logger lacks it.
         callbacks: others, called after the run's own.
 
     Raises:

@@ -96,7 +96,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     stylize("first", read_params())
     found = status()
     assert found["kind"] == "divergence"
-    assert found["reason"].endswith("at evaluation 34; the picture is the best one before it")
+    assert found["reason"].endswith("at evaluation 34; the picture is the best there was")
     assert len(found["notes"]) == 1
     assert "first: ended by divergence" in capsys.readouterr().out
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
