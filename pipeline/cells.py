@@ -158,10 +158,9 @@ def _read_notes(path: Path) -> list[str]:
     """Returns what a run's status has to say, nothing of one that simply used its budget."""
     status = _read_json(path)
     notes: list[str] = status["notes"]
-    return [
-        *notes,
-        *([f"Ended by {status['kind']}: {status['reason']}"] * (status["kind"] != "budget")),
-    ]
+    if status["kind"] != "budget":
+        notes.append(f"Ended by {status['kind']}: {status['reason']}")
+    return notes
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:

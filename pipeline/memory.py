@@ -6,7 +6,6 @@ for the way back (see ``frozen``), and how many images L-BFGS remembers.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -159,29 +158,22 @@ def refuse_what_does_not_fit(demand: Demand, free: int, edge: int) -> None:
     needed = estimate(demand)
     if needed <= free:
         return
-    remedies = [
+    sizes = (
         f"size {int(edge * part / 100)}"
-        for part in range(1, 100)
+        for part in range(99, 0, -1)
         if edge * part >= 100 * SMALLEST and _fits(demand.reduced(part / 100), free)
-    ]
-    shorter = (
-        count
-        for count in range(demand.history_size, 0, -1)
+    )
+    histories = (
+        f"lbfgs.history_size {count}"
+        for count in range(demand.history_size - 1, 0, -1)
         if _fits(demand._replace(history_size=count), free)
     )
-    remedies = [
-        *remedies[-1:],
-        *(f"lbfgs.history_size {count}" for count in itertools.islice(shorter, 1)),
-    ]
-    fits = (
-        " or ".join(remedies) + " fits"
-        if remedies
-        else "no size fits. Close what else takes memory"
-    )
+    remedies = [remedy for remedy in (next(sizes, ""), next(histories, "")) if remedy]
     height, width = demand.size
     raise UserError(
         f"{width}x{height} pixels take {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB "
-        f"are free. {fits[0].upper()}{fits[1:]}"
+        "are free. "
+        + (f"What fits: {' or '.join(remedies)}" if remedies else "Close what else takes memory")
     )
 
 

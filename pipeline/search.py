@@ -146,19 +146,6 @@ class Search:
         exact: Callable[[], Objective],
         state: dict[str, Any] | None,
     ) -> None:
-        try:
-            self._fit_and_keep(module, stage, course, exact, state)
-        finally:
-            module.trainer.strategy.optimizers = []  # they would hold L-BFGS's history
-
-    def _fit_and_keep(
-        self,
-        module: StyleTransfer,
-        stage: Stage,
-        course: Course,
-        exact: Callable[[], Objective],
-        state: dict[str, Any] | None,
-    ) -> None:
         fit(
             module,
             name=self.name if stage.name == "main" else f"{self.name}, {stage.name}",

@@ -51,6 +51,8 @@ def run(
         sys.exit(SIGTERM_STATUS)
     except SystemExit:
         sys.exit(SIGINT_STATUS)
+    finally:
+        trainer.strategy.optimizers = []  # L-BFGS's history is large, and the module keeps trainers
     module.to(device)  # Lightning leaves it on the CPU
     return trainer
 

@@ -234,7 +234,7 @@ def test_image_that_stands_still_ends_the_run(
     found = status()
     assert found["kind"] == "standstill"
     assert found["reason"].endswith(reason)
-    assert len(history("first")) == 8 + STILL + EVERY - 8
+    assert len(history("first")) == STILL + EVERY
 
 
 def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:

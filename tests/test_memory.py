@@ -33,10 +33,8 @@ def test_bytes_of_two_layers_add_up() -> None:
         history_size=1,
     )
     kernels = 9 * (3 * 8 + 8 * 16) * 12
-    maps = (
-        PIXELS * 4 * (8 + 16)
-    )  # on the way back beside the maps that stayed for their Gram matrix
-    stayed = PIXELS * 4 * 16
+    maps = PIXELS * 4 * (8 + 16)
+    stayed = PIXELS * 4 * 16  # for the Gram matrix, on the way back
     expected = kernels + (5 + IMAGES) * 12 * PIXELS + maps + stayed + HEAP
     assert estimate(demand) == expected
 
@@ -63,11 +61,11 @@ def test_what_fits_is_not_refused_and_what_is_advised_fits() -> None:
         refuse_what_does_not_fit(DEMAND, needed - 1, 1024)
     message = str(refused.value)
     assert message.startswith(f"1024x768 pixels take {needed / GIB:.1f} GiB of memory, and")
-    advised = re.search(r"Size (\d+) or lbfgs.history_size (\d+) fits", message)
+    advised = re.search(r"What fits: size (\d+) or lbfgs.history_size (\d+)$", message)
     assert advised is not None
     refuse_what_does_not_fit(DEMAND.reduced(int(advised[1]) / 1024), needed - 1, 1024)
     refuse_what_does_not_fit(DEMAND._replace(history_size=int(advised[2])), needed - 1, 1024)
-    with pytest.raises(UserError, match=r"No size fits. Close what else takes memory"):
+    with pytest.raises(UserError, match=r"GiB are free. Close what else takes memory"):
         refuse_what_does_not_fit(DEMAND, 1000, 1024)
 
 
@@ -100,7 +98,9 @@ def test_run_that_does_not_fit_is_refused_before_it_begins(
     params = tiny_params(weights_file)
     params["defaults"] |= {"size": 2000}  # type: ignore[operator]
     write_params(prepared, params)
-    with pytest.raises(UserError, match=r"2000x1330 pixels take .* GiB are free. Size \d+ fits"):
+    with pytest.raises(
+        UserError, match=r"2000x1330 pixels take .* GiB are free. What fits: size \d+$"
+    ):
         stylize("first", read_params())
     assert not (paths.EXPERIMENTS / "first/history.csv").exists()
 
