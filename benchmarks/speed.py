@@ -15,11 +15,11 @@ import ctypes
 import json
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -126,46 +126,57 @@ def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside its evaluations alone; W&B's own start and end are not in it."""
+    """Measures a run beside the evaluations in it; W&B's own start and end are not in it."""
     problem = Problem(arguments.weights, 512)
-    precision = fastest_precision(problem.device)
-    objective, count = problem.ours(precision), 100
-    image = problem.content.clone()
-
-    def alone() -> None:
-        for _ in range(count):
-            problem.gradient(lambda x: objective(x).total)
-
-    def everything() -> float:
-        with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-            folder, tracking = Path(name), Tracking(mode="offline")
-            module = StyleTransfer(objective, image, {"history_size": 20})
-            with tracked_run(
-                tracking, root=folder, name="run", job_type="benchmark", config={}
-            ) as run:
-                return seconds(
-                    lambda: fit(
-                        module,
-                        name="run",
-                        folder=folder,
-                        evaluations=count,
-                        intermediates=[1, 10, 25, 50, 100],
-                        logger=WandbLogger(experiment=run),
-                        exact=lambda: objective,
-                        callbacks=[Keeping(Checkpoints("run", 16 * "0"), 20, image, folder)],
-                    )
-                )
-
+    precision, count = fastest_precision(problem.device), 200
+    objective = problem.ours(precision)
     problem.gradient(lambda x: objective(x).total)
-    pairs = [(everything(), seconds(alone)) for _ in range(2)]
-    whole, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+    module = Timed(objective, problem.content, {"history_size": 20})
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        folder, tracking = Path(name), Tracking(mode="offline")
+        keeping = Keeping(Checkpoints("run", 16 * "0"), 30, problem.content, folder)
+        with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:
+            whole = seconds(
+                lambda: fit(
+                    module,
+                    name="run",
+                    folder=folder,
+                    evaluations=count,
+                    intermediates=[1, 10, 25, 50, 100, 200],
+                    logger=WandbLogger(experiment=run),
+                    exact=lambda: objective,
+                    callbacks=[keeping],
+                )
+            )
     return {
         "precision": precision,
         "evaluations": count,
         "run_s": whole / count,
-        "evaluation_s": bare / count,
-        "share": statistics.median(one / other - 1 for one, other in pairs),
+        "evaluation_s": module.spent / count,
+        "share": whole / module.spent - 1,
     }
+
+
+class Timed(StyleTransfer):
+    """A module that adds up the seconds of its evaluations, forward and back."""
+
+    spent = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        with self._timing():
+            return super().training_step(batch, batch_idx)
+
+    def backward(self, loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        with self._timing():
+            super().backward(loss, *arguments, **options)
+
+    @contextlib.contextmanager
+    def _timing(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.spent += time.perf_counter() - begin
 
 
 def startup(arguments: argparse.Namespace) -> dict[str, float]:

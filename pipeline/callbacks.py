@@ -174,7 +174,7 @@ class Intermediates(pl.Callback):
         self.written.append(file)
         caption = f"evaluation {evaluation}, total loss {loss:.4g}"
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            self.history.extras[evaluation] = {"intermediate": logged_picture(picture, caption)}
+            self.history.extras[evaluation] = {"intermediate": logged_picture(file, caption)}
 
 
 class Refinement(pl.Callback):

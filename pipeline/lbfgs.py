@@ -126,13 +126,14 @@ class LBFGS(torch.optim.Optimizer):
         pairs = len(basis) // 2
         torch.sub(gradient, basis[-1], out=basis[pairs + new])
         basis[-1] = gradient
-        rows = [new, pairs + new, 2 * pairs]
+        rows = [pairs + new, 2 * pairs]
         # The one place of a step that waits for the device.
-        products = (basis @ basis[rows].T).cpu()
-        state["products"] = state["products"].cpu()  # where a checkpoint may have put it
-        state["products"][:, rows] = products
-        state["products"][rows] = products.T
-        if products[new, 1] > CURVED:
+        found = (basis @ basis[rows].T).cpu()
+        products = state["products"] = state["products"].cpu()  # where a checkpoint may have put it
+        products[new] = products[:, new] = 0
+        products[:, rows] = found
+        products[rows] = found.T
+        if found[new, 0] > CURVED:
             order.append(new)
             used = self.param_groups[0]["history_size"]
             state["spare"] = order.pop(0) if len(order) > used else len(order)
@@ -173,7 +174,8 @@ def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
 
     ``basis`` has a row for each step s, then for each difference y, then the gradient. There is
     one pair more than is remembered, the ``spare`` one: the step being taken. ``products`` is
-    basis · basisᵀ, on the CPU; ``order`` lists the pairs that are remembered, oldest first.
+    basis · basisᵀ, on the CPU, with 0 for those that the recursion never meets: of two steps, and
+    of a step with an older difference. ``order`` lists the pairs that are remembered, oldest first.
     """
     rows = 2 * (history_size + 1) + 1
     basis = gradient.new_zeros((rows, gradient.numel()))

@@ -18,7 +18,7 @@ from pipeline.callbacks import History, Intermediates, Refinement
 from pipeline.checkpoints import Checkpoints
 from pipeline.module import StyleTransfer
 
-COST = 0.02
+COST = 0.005
 """Part of a run's time that checkpoints may take."""
 
 

@@ -194,7 +194,7 @@ class Distillation(Section):
 class Checkpointing(Section):
     """How a run is kept while it goes on. No stage depends on it: changing it re-runs nothing."""
 
-    every: Annotated[float, Field(ge=0, le=86_400)] = 20.0
+    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
 
 
 class Params(Section):

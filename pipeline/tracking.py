@@ -177,11 +177,11 @@ def _folder(run: Run) -> Path:
     return Path(run.dir).parent
 
 
-def logged_picture(picture: Image, caption: str) -> Any:
-    """Returns a picture in the form that a W&B run logs."""
+def logged_picture(picture: Image | Path, caption: str) -> Any:
+    """Returns a picture, or the file of one as it is, in the form that a W&B run logs."""
     import wandb
 
-    return wandb.Image(picture, caption=caption)
+    return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
 
 
 def _mode(tracking: Tracking) -> Mode:
