@@ -66,14 +66,15 @@ def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             whole += spent
         found = [to_picture(image)]
         fastest = fastest_precision(problem.device)
-        settings: dict[str, tuple[Precision, int]] = {
-            "float32": ("float32", 0),
-            "auto": (fastest, 0),
-            "auto, warm start": (fastest, WARM),
+        settings: dict[str, tuple[Precision, int, int]] = {
+            "float32": ("float32", 0, 20),
+            "auto": (fastest, 0, 20),
+            "auto, warm start": (fastest, WARM, 20),
+            "auto, warm start, history 100": (fastest, WARM, 100),
         }
         row: dict[str, Any] = {"init": init, "target": target, "plain_s": whole, "settings": {}}
-        for name, (precision, warm) in settings.items():
-            row["settings"][name], picture = _to_loss(problem, start, precision, warm, target)
+        for name, setting in settings.items():
+            row["settings"][name], picture = _to_loss(problem, start, target, *setting)
             found.append(picture)
             print(init, name, row["settings"][name], flush=True)
         rows.append(row | {"size": f"{problem.size[1]}×{problem.size[0]}"})
@@ -83,7 +84,7 @@ def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _to_loss(
-    problem: Problem, start: Tensor, precision: Precision, warm: int, target: float
+    problem: Problem, start: Tensor, target: float, precision: Precision, warm: int, history: int
 ) -> tuple[dict[str, Any], Image.Image]:
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
     exact, before = problem.ours("float32"), 0.0
@@ -93,7 +94,7 @@ def _to_loss(
         _run(module, problem, warm, [])
         start, before = module.image.detach(), time.perf_counter() - begin
     judge = Judge(exact, target)
-    module = StyleTransfer(problem.ours(precision), start, {"history_size": 20})
+    module = StyleTransfer(problem.ours(precision), start, {"history_size": history})
     _run(module, problem, 2 * EVALUATIONS, [Refinement(lambda: exact), judge])
     evaluations, spent, reached = judge.curve[-1]
     figures = {
