@@ -10,38 +10,29 @@ not asked for keeps its figures of before.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import platform
 import resource
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import WandbLogger
 
 from benchmarks.loss import STARTS, loss
 from benchmarks.memory import run_memory
-from benchmarks.problems import Problem, in_turns, operations, seconds
+from benchmarks.overhead import overhead
+from benchmarks.problems import Problem, in_turns, operations
+from benchmarks.repro import whole_pipeline
 from benchmarks.tables import tables
-from pipeline.checkpoints import Checkpoints
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
-from pipeline.module import StyleTransfer
-from pipeline.precision import fastest_precision
 from pipeline.provenance import package_versions
-from pipeline.resuming import Keeping
-from pipeline.schema import Tracking
-from pipeline.tracking import tracked_run
-from pipeline.training import fit
 
 RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 PYTHON = sys.executable, "-W", "ignore"
@@ -125,60 +116,6 @@ def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return run_memory(RUN_SIZES, "vgg19-small", {}) + run_memory(RUN_SIZES[:3], "vgg19", vgg19)
 
 
-def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside the evaluations in it; W&B's own start and end are not in it."""
-    problem = Problem(arguments.weights, 512)
-    precision, count = fastest_precision(problem.device), 200
-    objective = problem.ours(precision)
-    problem.gradient(lambda x: objective(x).total)
-    module = Timed(objective, problem.content, {"history_size": 20})
-    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        folder, tracking = Path(name), Tracking(mode="offline")
-        keeping = Keeping(Checkpoints("run", 16 * "0"), 30, problem.content, folder)
-        with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:
-            whole = seconds(
-                lambda: fit(
-                    module,
-                    name="run",
-                    folder=folder,
-                    evaluations=count,
-                    intermediates=[1, 10, 25, 50, 100, 200],
-                    logger=WandbLogger(experiment=run),
-                    exact=lambda: objective,
-                    callbacks=[keeping],
-                )
-            )
-    return {
-        "precision": precision,
-        "evaluations": count,
-        "run_s": whole / count,
-        "evaluation_s": module.spent / count,
-        "share": whole / module.spent - 1,
-    }
-
-
-class Timed(StyleTransfer):
-    """A module that adds up the seconds of its evaluations, forward and back."""
-
-    spent = 0.0
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        with self._timing():
-            return super().training_step(batch, batch_idx)
-
-    def backward(self, loss: torch.Tensor, *arguments: Any, **options: Any) -> None:
-        with self._timing():
-            super().backward(loss, *arguments, **options)
-
-    @contextlib.contextmanager
-    def _timing(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        self.spent += time.perf_counter() - begin
-
-
 def startup(arguments: argparse.Namespace) -> dict[str, float]:
     """Measures the seconds of imports: Lightning's alone, and all that a cell needs."""
     codes = {
@@ -201,6 +138,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "run": whole_run,
     "overhead": overhead,
     "startup": startup,
+    "pipeline": whole_pipeline,
     "loss": loss,
 }
 
