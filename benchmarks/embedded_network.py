@@ -49,6 +49,8 @@ WEIGHTS = {name: 1e3 / LAYERS[name].channels_out ** 2 for name in STYLE}
 EVALUATIONS, COLD = 300, 200
 WARM_EVALUATIONS = 200
 SPEED_SIZES = (192, 256), (384, 512)
+NOISES = {"faint": 0.1, "noise": 1.0}
+"""Levels of the noise that a run starts from: the default of params.yaml, and the full range."""
 SHEET_HEIGHT = 170
 
 
@@ -82,7 +84,7 @@ def quality(
     Percentages are of the loss of the content image, where every run but one starts.
     ``warm_evaluations`` are those of VGG-19 after a warm start until it is where ``COLD`` led
     without, None where three quarters of them did not get there. The pictures are written:
-    ``small.png``, ``vgg19.png``, and the small network's from noise, ``noise.png``.
+    ``small.png``, ``vgg19.png``, and the small network's from ``NOISES``, by their names.
     """
     folder = FOLDER / "".join(character for character in pair if character.isalnum())
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +94,10 @@ def quality(
     found: dict[str, float | None] = {"start": begin}
     picture, _ = optimised(proxy, content, EVALUATIONS, folder / "small")
     found["small_percent"] = 100 * total(judge, picture) / begin
-    noise, _ = optimised(proxy, white_noise(_size(content), 0, 1.0), EVALUATIONS, folder / "noise")
-    found["noise_percent"] = 100 * total(judge, noise) / begin
+    for name, level in NOISES.items():
+        noise = white_noise(_size(content), 0, level)
+        picture, _ = optimised(proxy, noise, EVALUATIONS, folder / name)
+        found[f"{name}_percent"] = 100 * total(judge, picture) / begin
     if "vgg19" in arguments.parts:
         _, cold = optimised(judge, content, EVALUATIONS, folder / "vgg19")
         found["vgg19_percent"] = 100 * cold[-1] / begin
@@ -170,9 +174,9 @@ def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
 
 
 def sheet(path: Path) -> None:
-    """Writes a column for each pair: by the small network, by VGG-19, by the small from noise."""
+    """Writes a column for each pair: by the small network, by VGG-19, by the small from noises."""
     rows: list[list[Image.Image]] = []
-    for kind in ("small", "vgg19", "noise"):
+    for kind in ("small", "vgg19", *NOISES):
         files = [FOLDER / "".join(filter(str.isalnum, pair)) / f"{kind}.png" for pair in PAIRS]
         rows.append([_of_height(file) for file in files if file.is_file()])
     width = max(sum(picture.width for picture in row) for row in rows)
@@ -202,11 +206,12 @@ def tables(results: dict[str, Any]) -> str:
         ]
         lines.append("")
     if "quality" in results:
-        columns = ("small_percent", "noise_percent", "vgg19_percent", "warm_evaluations")
-        lines += ["| pair | small, % | from noise, % | VGG-19, % | warm start, evaluations |"]
-        lines += ["|---|---:|---:|---:|---:|"]
+        noises = {f"{name}_percent": f"from noise {level}, %" for name, level in NOISES.items()}
+        titles = {"small_percent": "small, %", **noises, "vgg19_percent": "VGG-19, %"}
+        titles["warm_evaluations"] = "warm start, evaluations"
+        lines += [f"| pair | {' | '.join(titles.values())} |", f"|---|{'---:|' * len(titles)}"]
         for name, pair in results["quality"].items():
-            cells = [_cell(pair[key]) if key in pair else "" for key in columns]
+            cells = [_cell(pair[key]) if key in pair else "" for key in titles]
             lines.append(f"| {' | '.join([name, *cells])} |")
         lines.append(f"\nmedian {results['median_percent']:.2f} %")
     return "\n".join(lines)
