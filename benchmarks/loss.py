@@ -23,11 +23,10 @@ from pipeline.objective import Objective
 from pipeline.precision import Precision, fastest_precision
 from pipeline.trainer import run
 
-STARTS = ["content", "noise"]
 EVALUATIONS, WARM, EVERY = 500, 200, 10
 """Of the plain run; of the small network in a warm start; from one judgement to the next."""
-PICTURES = Path("reports/speed.jpg")
-"""A row for each start: by the plain run, then by each setting when it had the plain one's loss."""
+PICTURES = "reports/speed-{}.jpg"
+"""By the plain run, then by each setting when it had the plain one's loss."""
 
 
 class Judge(pl.Callback):
@@ -54,33 +53,35 @@ class Judge(pl.Callback):
         self.begun = time.perf_counter()
 
 
-def loss(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures the time to the loss of a plain run of ``EVALUATIONS``; writes ``PICTURES``."""
-    rows, pictures = [], []
-    for init in arguments.starts:
-        problem = Problem(arguments.weights, arguments.size)
-        noise = white_noise(problem.size, 0, 0.1).to(problem.device)
-        start = problem.content if init == "content" else noise
-        whole = target = 0.0
-        for target, spent, image in optimised(problem.plain(), start, EVALUATIONS):  # noqa: B007
-            whole += spent
-        found = [to_picture(image)]
-        fastest = fastest_precision(problem.device)
-        settings: dict[str, tuple[Precision, int, int]] = {
-            "float32": ("float32", 0, 20),
-            "auto": (fastest, 0, 20),
-            "auto, warm start": (fastest, WARM, 20),
-            "auto, warm start, history 100": (fastest, WARM, 100),
-        }
-        row: dict[str, Any] = {"init": init, "target": target, "plain_s": whole, "settings": {}}
-        for name, setting in settings.items():
-            row["settings"][name], picture = _to_loss(problem, start, target, *setting)
-            found.append(picture)
-            print(init, name, row["settings"][name], flush=True)
-        rows.append(row | {"size": f"{problem.size[1]}×{problem.size[0]}"})
-        pictures.append(found)
-    _write(pictures)
-    return rows
+def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures the time to the loss of a plain run of ``EVALUATIONS``; writes ``PICTURES``.
+
+    Args:
+        init: ``content`` or ``noise``, at the default level.
+    """
+    problem = Problem(arguments.weights, arguments.size)
+    start = problem.content
+    if init == "noise":
+        start = white_noise(problem.size, 0, 0.1).to(problem.device)
+    whole = target = 0.0
+    plain = optimised(problem.plain(), start, EVALUATIONS, bound=init == "noise")
+    for target, spent, image in plain:  # noqa: B007
+        whole += spent
+    pictures = [to_picture(image)]
+    fastest = fastest_precision(problem.device)
+    settings: dict[str, tuple[Precision, int, int]] = {
+        "float32": ("float32", 0, 20),
+        "auto": (fastest, 0, 20),
+        "auto, warm start": (fastest, WARM, 20),
+        "auto, warm start, history 100": (fastest, WARM, 100),
+    }
+    row: dict[str, Any] = {"target": target, "plain_s": whole, "settings": {}}
+    for name, setting in settings.items():
+        row["settings"][name], picture = _to_loss(problem, start, target, *setting)
+        pictures.append(picture)
+        print(init, name, row["settings"][name], flush=True)
+    _write(pictures, Path(PICTURES.format(init)))
+    return row | {"size": f"{problem.size[1]}×{problem.size[0]}"}
 
 
 def _to_loss(
@@ -121,11 +122,10 @@ def _run(
     )
 
 
-def _write(pictures: list[list[Image.Image]]) -> None:
-    width, height = pictures[0][0].size
-    grid = Image.new("RGB", (width * len(pictures[0]), height * len(pictures)))
-    for row, found in enumerate(pictures):
-        for column, picture in enumerate(found):
-            grid.paste(picture, (column * width, row * height))
-    with replacing(PICTURES) as temporary:
-        grid.save(temporary, format="JPEG", quality=90)
+def _write(pictures: list[Image.Image], path: Path) -> None:
+    width, height = pictures[0].size
+    row = Image.new("RGB", (width * len(pictures), height))
+    for column, picture in enumerate(pictures):
+        row.paste(picture, (column * width, 0))
+    with replacing(path) as temporary:
+        row.save(temporary, format="JPEG", quality=90)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.layers import LAYERS
+from pipeline.lbfgs import LBFGS
 from pipeline.losses import content_loss_mean, gram_matrix, style_loss_mean
 from pipeline.vgg import Features
 
@@ -53,16 +55,24 @@ class PlainObjective:
 
 
 def optimised(
-    objective: PlainObjective, start: Tensor, evaluations: int
+    objective: PlainObjective, start: Tensor, evaluations: int, bound: bool = False
 ) -> Iterator[tuple[float, float, Tensor]]:
     """Yields loss and seconds of each evaluation, and the image after its step.
 
     The variable is scaled as the pipeline's is: at [0, 1] torch's first step would be lost in
     rounding. Tolerances are 0, so that nothing ends the run early.
+
+    Args:
+        bound: whether steps are bound in length, by the pipeline's L-BFGS in place of torch's with
+            as long a history. From noise torch's second step leaves for good.
     """
     scale = 1 / (1e-3 * start.numel())
     pixels = ((start - 0.5) * scale).requires_grad_()
-    optimizer = torch.optim.LBFGS([pixels], max_iter=1, tolerance_grad=0, tolerance_change=0)
+    optimizer: Any = (
+        LBFGS(pixels, largest_step=0.1 * scale, history_size=100)
+        if bound
+        else torch.optim.LBFGS([pixels], max_iter=1, tolerance_grad=0, tolerance_change=0)
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -72,6 +82,6 @@ def optimised(
 
     for _ in range(evaluations):
         begin = time.perf_counter()
-        loss = optimizer.step(closure)  # type: ignore[no-untyped-call]
+        loss = optimizer.step(closure)
         spent = time.perf_counter() - begin
         yield float(loss.detach()), spent, (pixels / scale + 0.5).detach()

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.loss import STARTS, loss
+from benchmarks.loss import loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
 from benchmarks.problems import Problem, in_turns, operations
@@ -139,7 +139,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "overhead": overhead,
     "startup": startup,
     "pipeline": whole_pipeline,
-    "loss": loss,
+    "loss-content": partial(loss, "content"),
+    "loss-noise": partial(loss, "noise"),
 }
 
 
@@ -175,10 +176,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--size", type=int, default=512, help="long edge for the part loss, pixels")
-    parser.add_argument(
-        "--starts", nargs="+", choices=STARTS, default=STARTS, help="of the part loss"
-    )
+    parser.add_argument("--size", type=int, default=512, help="long edge for the parts loss-…")
     parser.add_argument("--rounds", type=int, default=5, help="of the part startup")
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     return parser.parse_args()
