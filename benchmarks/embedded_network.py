@@ -81,7 +81,7 @@ def quality(
 ) -> dict[str, float | None]:
     """Returns VGG-19's total loss of a pair's pictures by either network, and of a warm start's.
 
-    Percentages are of the loss of the content image, where every run but one starts.
+    Percentages are of the loss of the content image, where every run starts but those from noise.
     ``warm_evaluations`` are those of VGG-19 after a warm start until it is where ``COLD`` led
     without, None where three quarters of them did not get there. The pictures are written:
     ``small.png``, ``vgg19.png``, and the small network's from ``NOISES``, by their names.

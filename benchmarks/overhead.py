@@ -18,7 +18,7 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.module import StyleTransfer
 from pipeline.precision import fastest_precision
 from pipeline.resuming import Keeping
-from pipeline.schema import Tracking
+from pipeline.schema import Checkpointing, Tracking
 from pipeline.tracking import tracked_run
 from pipeline.training import fit
 
@@ -32,7 +32,8 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     module = Timed(objective, problem.content, {"history_size": 20})
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder, tracking = Path(name), Tracking(mode="offline")
-        keeping = Keeping(Checkpoints("run", 16 * "0"), 30, problem.content, folder)
+        checkpoints, every = Checkpoints("run", 16 * "0"), Checkpointing().every
+        keeping = Keeping(checkpoints, every, problem.content, folder)
         with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:
             whole = seconds(
                 lambda: fit(

@@ -177,7 +177,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=512, help="long edge for the parts loss-…")
-    parser.add_argument("--rounds", type=int, default=5, help="of the part startup")
+    parser.add_argument("--rounds", type=int, default=5, help="of the parts startup and pipeline")
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -157,7 +157,8 @@ def _loss(init: str, found: Mapping[str, Any]) -> list[str]:
         f"## Time to the loss of a plain run, from {init}",
         "",
         f"At {found['size']}; `plain` has a history of 100 in L-BFGS, the others of 20 where they "
-        f"say nothing else. Their pictures: [speed-{init}.jpg](speed-{init}.jpg).",
+        "say nothing else. From noise its steps are bound in length, as theirs are. The pictures: "
+        f"[speed-{init}.jpg](speed-{init}.jpg).",
         "",
         *_table(columns, rows),
     ]
