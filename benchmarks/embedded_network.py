@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -49,8 +49,23 @@ WEIGHTS = {name: 1e3 / LAYERS[name].channels_out ** 2 for name in STYLE}
 EVALUATIONS, COLD = 300, 200
 WARM_EVALUATIONS = 200
 SPEED_SIZES = (192, 256), (384, 512)
-NOISES = {"faint": 0.1, "noise": 1.0}
-"""Levels of the noise that a run starts from: the default of params.yaml, and the full range."""
+
+
+class FromNoise(NamedTuple):
+    """A run from noise: by which network, from which level, for how many evaluations."""
+
+    network: str
+    level: float
+    evaluations: int
+
+
+FROM_NOISE = {
+    "faint": FromNoise("small", 0.1, EVALUATIONS),
+    "faint-vgg19": FromNoise("VGG-19", 0.1, EVALUATIONS),
+    "faint-longer": FromNoise("small", 0.1, 2 * EVALUATIONS),
+    "noise": FromNoise("small", 1.0, EVALUATIONS),
+}
+"""By name; 0.1 is the default level of params.yaml, 1 the full range."""
 SHEET_HEIGHT = 170
 
 
@@ -84,7 +99,7 @@ def quality(
     Percentages are of the loss of the content image, where every run starts but those from noise.
     ``warm_evaluations`` are those of VGG-19 after a warm start until it is where ``COLD`` led
     without, None where three quarters of them did not get there. The pictures are written:
-    ``small.png``, ``vgg19.png``, and the small network's from ``NOISES``, by their names.
+    ``small.png``, ``vgg19.png``, and those of ``FROM_NOISE`` by their names.
     """
     folder = FOLDER / "".join(character for character in pair if character.isalnum())
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,9 +109,12 @@ def quality(
     found: dict[str, float | None] = {"start": begin}
     picture, _ = optimised(proxy, content, EVALUATIONS, folder / "small")
     found["small_percent"] = 100 * total(judge, picture) / begin
-    for name, level in NOISES.items():
+    for name, (network, level, evaluations) in FROM_NOISE.items():
+        if network == "VGG-19" and "vgg19" not in arguments.parts:
+            continue
+        problem = judge if network == "VGG-19" else proxy
         noise = white_noise(_size(content), 0, level)
-        picture, _ = optimised(proxy, noise, EVALUATIONS, folder / name)
+        picture, _ = optimised(problem, noise, evaluations, folder / name)
         found[f"{name}_percent"] = 100 * total(judge, picture) / begin
     if "vgg19" in arguments.parts:
         _, cold = optimised(judge, content, EVALUATIONS, folder / "vgg19")
@@ -174,9 +192,9 @@ def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
 
 
 def sheet(path: Path) -> None:
-    """Writes a column for each pair: by the small network, by VGG-19, by the small from noises."""
+    """Writes a column for each pair: by the small network, by VGG-19, and from noise."""
     rows: list[list[Image.Image]] = []
-    for kind in ("small", "vgg19", *NOISES):
+    for kind in ("small", "vgg19", *FROM_NOISE):
         files = [FOLDER / "".join(filter(str.isalnum, pair)) / f"{kind}.png" for pair in PAIRS]
         rows.append([_of_height(file) for file in files if file.is_file()])
     width = max(sum(picture.width for picture in row) for row in rows)
@@ -206,8 +224,9 @@ def tables(results: dict[str, Any]) -> str:
         ]
         lines.append("")
     if "quality" in results:
-        noises = {f"{name}_percent": f"from noise {level}, %" for name, level in NOISES.items()}
-        titles = {"small_percent": "small, %", **noises, "vgg19_percent": "VGG-19, %"}
+        titles = {"small_percent": "small, %", "vgg19_percent": "VGG-19, %"}
+        for name, (network, level, evaluations) in FROM_NOISE.items():
+            titles[f"{name}_percent"] = f"{network} from noise {level}, {evaluations}, %"
         titles["warm_evaluations"] = "warm start, evaluations"
         lines += [f"| pair | {' | '.join(titles.values())} |", f"|---|{'---:|' * len(titles)}"]
         for name, pair in results["quality"].items():

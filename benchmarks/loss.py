@@ -25,7 +25,14 @@ from pipeline.trainer import run
 
 EVALUATIONS, WARM, EVERY = 500, 200, 10
 """Of the plain run; of the small network in a warm start; from one judgement to the next."""
-PICTURES = "reports/speed-{}.jpg"
+SETTINGS = {
+    "float32": ("float32", 0, 20),
+    "auto": ("auto", 0, 20),
+    "auto, warm start": ("auto", WARM, 20),
+    "auto, warm start, history 100": ("auto", WARM, 100),
+}
+"""Precision, evaluations of the small network before, history of L-BFGS."""
+PICTURES = "reports/speed-{}-{}.jpg"
 """By the plain run, then by each setting when it had the plain one's loss."""
 
 
@@ -68,26 +75,20 @@ def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for target, spent, image in plain:  # noqa: B007
         whole += spent
     pictures = [to_picture(image)]
-    fastest = fastest_precision(problem.device)
-    settings: dict[str, tuple[Precision, int, int]] = {
-        "float32": ("float32", 0, 20),
-        "auto": (fastest, 0, 20),
-        "auto, warm start": (fastest, WARM, 20),
-        "auto, warm start, history 100": (fastest, WARM, 100),
-    }
     row: dict[str, Any] = {"target": target, "plain_s": whole, "settings": {}}
-    for name, setting in settings.items():
-        row["settings"][name], picture = _to_loss(problem, start, target, *setting)
+    for name in arguments.settings:
+        row["settings"][name], picture = _to_loss(problem, start, target, *SETTINGS[name])
         pictures.append(picture)
         print(init, name, row["settings"][name], flush=True)
-    _write(pictures, Path(PICTURES.format(init)))
+    _write(pictures, Path(PICTURES.format(init, arguments.size)))
     return row | {"size": f"{problem.size[1]}×{problem.size[0]}"}
 
 
 def _to_loss(
-    problem: Problem, start: Tensor, target: float, precision: Precision, warm: int, history: int
+    problem: Problem, start: Tensor, target: float, asked: str, warm: int, history: int
 ) -> tuple[dict[str, Any], Image.Image]:
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
+    precision: Precision = "float32" if asked == "float32" else fastest_precision(problem.device)
     exact, before = problem.ours("float32"), 0.0
     if warm:
         begin = time.perf_counter()
@@ -128,4 +129,4 @@ def _write(pictures: list[Image.Image], path: Path) -> None:
     for column, picture in enumerate(pictures):
         row.paste(picture, (column * width, 0))
     with replacing(path) as temporary:
-        row.save(temporary, format="JPEG", quality=90)
+        row.save(temporary, format="JPEG", quality=85)

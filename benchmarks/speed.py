@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed --help
 
-Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``. What is compared
-runs in turns in one process, or in a process of its own where memory is measured. A part that was
-not asked for keeps its figures of before.
+Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``, where there is a
+CUDA GPU its figures in ``benchmarks-gpu.json`` and ``benchmarks-gpu.md``. What is compared runs in
+turns in one process, or in a process of its own where memory is measured. A part that was
+not asked for keeps its figures of before, and so do the parts loss-… at another size.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.loss import loss
+from benchmarks.loss import SETTINGS, loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
 from benchmarks.problems import Problem, in_turns, operations
@@ -34,7 +35,10 @@ from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
 from pipeline.provenance import package_versions
 
-RESULTS, TABLES = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
+RESULTS = Path(
+    "reports/benchmarks-gpu.json" if torch.cuda.is_available() else "reports/benchmarks.json"
+)
+TABLES = RESULTS.with_suffix(".md")
 PYTHON = sys.executable, "-W", "ignore"
 SIZES = 256, 512, 1024
 """Long edges; pictures are 4:3."""
@@ -150,10 +154,13 @@ def main() -> None:
         name, edge = arguments.peak
         print(peak(name, int(edge), arguments.weights))
         return
-    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     for part in arguments.parts:
         print(f"{part} …", flush=True)
-        results[part] = {"on": _hardware(), "found": PARTS[part](arguments)}
+        key = f"{part}-{arguments.size}" if part.startswith("loss") else part
+        row = {"on": _hardware(), "found": PARTS[part](arguments)}
+        # Read again: another part may have been measured beside this one.
+        results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+        results[key] = row
         write_json(RESULTS, results)
         write_text(TABLES, tables(results))
     print(TABLES.read_text("utf-8"))
@@ -177,6 +184,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="a file of VGG-19's weights (default: torchvision's)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=512, help="long edge for the parts loss-…")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        help="of the parts loss-…",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of the parts startup and pipeline")
     parser.add_argument("--peak", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     return parser.parse_args()

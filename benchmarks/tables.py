@@ -16,13 +16,16 @@ def tables(results: Mapping[str, Any]) -> str:
         "overhead": _overhead,
         "startup": _startup,
         "pipeline": _pipeline,
-        "loss-content": partial(_loss, "content"),
-        "loss-noise": partial(_loss, "noise"),
     }
+    for init in ("content", "noise"):
+        sizes = [int(key.rpartition("-")[2]) for key in results if key.startswith(f"loss-{init}-")]
+        for size in sorted(sizes):
+            makers[f"loss-{init}-{size}"] = partial(_loss, init, size)
     lines = [
         "# Benchmarks",
         "",
-        "By `python -m benchmarks.speed`; see benchmarks/README.md.",
+        "By `python -m benchmarks.speed`; see benchmarks/README.md. A GPU's figures stand in "
+        "`benchmarks-gpu.md` once somebody has run it on one.",
         "",
     ]
     for part, maker in makers.items():
@@ -139,7 +142,7 @@ def _pipeline(found: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _loss(init: str, found: Mapping[str, Any]) -> list[str]:
+def _loss(init: str, size: int, found: Mapping[str, Any]) -> list[str]:
     plain = {"evaluations": 500, "float32_evaluations": 500}
     plain |= {"seconds": found["plain_s"], "loss": found["target"]}
     rows = [
@@ -154,11 +157,11 @@ def _loss(init: str, found: Mapping[str, Any]) -> list[str]:
     ]
     columns = ["setting", "evaluations (float32)", "s", "loss", "times as fast"]
     return [
-        f"## Time to the loss of a plain run, from {init}",
+        f"## Time to the loss of a plain run, from {init}, {found['size']}",
         "",
-        f"At {found['size']}; `plain` has a history of 100 in L-BFGS, the others of 20 where they "
+        f"`plain` has a history of 100 in L-BFGS, the others of 20 where they "
         "say nothing else. From noise its steps are bound in length, as theirs are. The pictures: "
-        f"[speed-{init}.jpg](speed-{init}.jpg).",
+        f"[speed-{init}-{size}.jpg](speed-{init}-{size}.jpg).",
         "",
         *_table(columns, rows),
     ]
