@@ -33,6 +33,8 @@ from benchmarks.repro import whole_pipeline
 from benchmarks.tables import tables
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
+from pipeline.objective import Objective
+from pipeline.precision import fastest_precision
 from pipeline.provenance import package_versions
 
 RESULTS = Path(
@@ -136,8 +138,28 @@ def startup(arguments: argparse.Namespace) -> dict[str, float]:
     return in_turns(runs, arguments.rounds)
 
 
+def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measures seconds of an evaluation by either network, with and without deterministic mode."""
+    problem = Problem(arguments.weights, SIZES[0])
+    precision = fastest_precision(problem.device)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    found = {}
+    for network in ("vgg", "small"):
+        objective = problem.ours(precision, network)
+
+        def evaluate(mode: bool, objective: Objective = objective) -> None:
+            torch.use_deterministic_algorithms(mode)
+            problem.gradient(lambda image: objective(image).total)
+
+        runs = {"free": partial(evaluate, False), "deterministic": partial(evaluate, True)}
+        found[network] = in_turns(runs, 15)
+    torch.use_deterministic_algorithms(False)
+    return found
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "evaluation": evaluation,
+    "deterministic": deterministic,
     "memory": memory,
     "run": whole_run,
     "overhead": overhead,

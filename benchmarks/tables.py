@@ -11,6 +11,7 @@ def tables(results: Mapping[str, Any]) -> str:
     """Returns a page of what was measured; a part that never was is said to be missing."""
     makers: dict[str, Callable[[Any], list[str]]] = {
         "evaluation": _evaluation,
+        "deterministic": _deterministic,
         "memory": _memory,
         "run": _run,
         "overhead": _overhead,
@@ -65,6 +66,24 @@ def _evaluation(found: list[dict[str, Any]]) -> list[str]:
         "matrix product of 2048 × 2048, measured in turns with it.",
         "",
         *_table(columns, rows),
+    ]
+
+
+def _deterministic(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    rows = [
+        [
+            {"vgg": "vgg19", "small": "vgg19-small"}[network],
+            *(f"{row[name]:.4g}" for name in ("free", "deterministic")),
+            f"{100 * (row['deterministic'] / row['free'] - 1):+.1f} %",
+        ]
+        for network, row in found.items()
+    ]
+    return [
+        "## Deterministic mode",
+        "",
+        "An evaluation at 256×192 in the fastest precision, median, without it and with it.",
+        "",
+        *_table(["network", "without, s", "with, s", ""], rows),
     ]
 
 

@@ -37,6 +37,8 @@ def run(
             status 0, and DVC would take what is unfinished for the result.
     """
     _quieten_lightning()
+    # Deterministic mode would write NaN into all memory before it is used, to show what reads it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=1,
