@@ -17,7 +17,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from pipeline.course import EVERY, Course
 from pipeline.files import naming
@@ -60,7 +60,6 @@ class History(pl.Callback):
         course: is told of every evaluation.
         stage: its name.
         before: evaluations of earlier stages.
-        resumed: whether the loggers are new to what the file has already.
     """
 
     def __init__(
@@ -69,10 +68,8 @@ class History(pl.Callback):
         course: Course,
         stage: str = "main",
         before: int = 0,
-        resumed: bool = False,
     ) -> None:
         self.path, self.course, self.stage, self.before = path, course, stage, before
-        self.resumed = resumed
         self.columns: list[str] = []
         self.extras: dict[int, dict[str, Any]] = {}
         self.pending: list[tuple[int, int, torch.Tensor]] = []
@@ -81,8 +78,6 @@ class History(pl.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = _transfer(module).objective.names
         self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
-        if self.resumed:
-            self._log_again(trainer)
         if self.before + _transfer(module).evaluations:
             return
         with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
@@ -126,15 +121,6 @@ class History(pl.Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({**_named(row, self.stage), **extras})
 
-    def _log_again(self, trainer: pl.Trainer) -> None:
-        """Sends the loggers what the run had before it was stopped: theirs is a new one."""
-        with self.path.open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                stage = row.pop("stage")
-                values = {name: float(value) for name, value in row.items()}
-                for logger in trainer.loggers:
-                    logger.log_metrics(_named(values, stage))
-
 
 class Intermediates(pl.Callback):
     """Saves the image as it was evaluated at chosen evaluations, as ``00050.png`` …
@@ -169,12 +155,11 @@ class Intermediates(pl.Callback):
             raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self.folder))
         picture, loss = to_picture(transfer.image), float(transfer.losses["total"])
         text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
-        file = self.folder / f"{evaluation:05d}.png"
+        file = _intermediate(self.folder, evaluation)
         write_png(picture, file, text)
         self.written.append(file)
-        caption = f"evaluation {evaluation}, total loss {loss:.4g}"
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            self.history.extras[evaluation] = {"intermediate": logged_picture(file, caption)}
+            self.history.extras[evaluation] = _shown(file, evaluation, loss)
 
 
 class Refinement(pl.Callback):
@@ -218,6 +203,33 @@ class Refinement(pl.Callback):
                 self.history.course.restart()
             print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
         self.progress = {"evaluations": transfer.evaluations, "total": total}
+
+
+def log_again(logger: Logger, folder: Path) -> None:
+    """Sends a logger what a run had before it was stopped: the record and the intermediates.
+
+    Args:
+        logger: new to the run.
+        folder: of the run's files.
+    """
+    with (folder / "history.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            stage = row.pop("stage")
+            values = _named({name: float(value) for name, value in row.items()}, stage)
+            evaluation = int(row["evaluation"])
+            picture = _intermediate(folder / "intermediates", evaluation)
+            if picture.is_file() and isinstance(logger, WandbLogger):
+                values |= _shown(picture, evaluation, float(row["total"]))
+            logger.log_metrics(values)
+
+
+def _intermediate(folder: Path, evaluation: int) -> Path:
+    return folder / f"{evaluation:05d}.png"
+
+
+def _shown(file: Path, evaluation: int, loss: float) -> dict[str, Any]:
+    caption = f"evaluation {evaluation}, total loss {loss:.4g}"
+    return {"intermediate": logged_picture(file, caption)}
 
 
 def _transfer(module: pl.LightningModule) -> StyleTransfer:

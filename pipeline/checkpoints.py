@@ -22,10 +22,11 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import replacing
+from pipeline.files import naming, replacing
 
-OLD_S = 86_400.0
-"""Age in seconds at which a checkpoint that no present run can use is removed."""
+DAY_S = 86_400.0
+CHANGED_S, FORGOTTEN_S = DAY_S, 30 * DAY_S
+"""Age in seconds at which checkpoints of a changed run are removed, and of other experiments."""
 KEPT = 2
 """How many checkpoints of a run are kept: the newest, and one should that be damaged."""
 
@@ -84,20 +85,28 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Removes all of them: the run is done."""
-        for file in self._newest_first():
+        """Removes all of them, and what a kill left of one half written: the run is done."""
+        for file in [*self._newest_first(), *_folder().glob(f".{self.prefix}*.part")]:
             file.unlink(missing_ok=True)
 
     def forget_others(self) -> None:
-        """Removes what changed runs of the experiment left, once it is old."""
-        others = rf"\.?{re.escape(self.experiment)}-[0-9a-f]{{16}}-\d{{7}}\.pt(\.\d+\.part)?"
+        """Removes what other runs left, once it is old; those of this run it never does."""
         for file in _folder().glob("*"):
+            name = re.fullmatch(r"\.?(.+)-[0-9a-f]{16}-\d{7}\.pt(\.\d+\.part)?", file.name)
+            if name is None or file.name.startswith(self.prefix):
+                continue
+            limit = CHANGED_S if name[1] == self.experiment else FORGOTTEN_S
             with suppress(FileNotFoundError):
-                if re.fullmatch(others, file.name) and time.time() - file.stat().st_mtime > OLD_S:
+                if time.time() - file.stat().st_mtime > limit:
                     file.unlink()
 
     def _newest_first(self) -> list[Path]:
-        return sorted(_folder().glob(f"{self.prefix}*.pt"), reverse=True)
+        """By when they were written: a run that begins anew has few evaluations at first."""
+        written: dict[Path, int] = {}
+        for file in sorted(_folder().glob(f"{self.prefix}*.pt"), reverse=True):
+            with suppress(FileNotFoundError):
+                written[file] = file.stat().st_mtime_ns
+        return sorted(written, key=written.__getitem__, reverse=True)
 
 
 @contextmanager
@@ -119,9 +128,10 @@ def sole_run(experiment: str) -> Iterator[None]:
                 f"experiment {experiment!r} is being run by process {lock.read() or 'unknown'}. "
                 "Wait for it, or stop it"
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with naming(file):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         yield
 
 

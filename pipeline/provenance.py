@@ -15,6 +15,8 @@ from typing import Any
 from pipeline import __version__
 from pipeline.files import sha256
 
+COMMANDS = "warm.py", "parents.py"
+"""Modules that a run has loaded or not, as it was started."""
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors", "wandb", "dvc")
 
 
@@ -40,7 +42,7 @@ def loaded_code() -> str:
         str(module.__file__)
         for module in list(sys.modules.values())
         if (getattr(module, "__package__", None) or "").partition(".")[0] == __package__
-    } - {str(Path(__file__).with_name("warm.py"))}
+    } - {str(Path(__file__).with_name(name)) for name in COMMANDS}
     hashes = "".join(sha256(Path(file)) for file in sorted(files))
     return hashlib.sha256(hashes.encode()).hexdigest()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.callbacks import History, Intermediates, Refinement
 from pipeline.checkpoints import Checkpoints
+from pipeline.files import naming
 from pipeline.module import StyleTransfer
 
 COST = 0.005
@@ -137,7 +138,8 @@ def write_back(files: Mapping[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with naming(path):
+            path.write_bytes(content)
 
 
 def _the(trainer: pl.Trainer, kind: type[Any]) -> Any:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from pipeline import paths
+from pipeline.callbacks import log_again
 from pipeline.checkpoints import Checkpoints
 from pipeline.course import EXPLODED, Course, DivergedError, End
 from pipeline.errors import UserError
@@ -91,6 +92,7 @@ class Search:
         kept = self.checkpoints.load()
         if kept is not None:
             write_back(kept.files, self.folder)
+            log_again(self.logger, self.folder)
             state = kept.state
             self.start, self.before, self.notes = state["start"], state["before"], state["notes"]
             stages = stages[[stage.name for stage in stages].index(state["stage"]) :]
@@ -159,7 +161,6 @@ class Search:
             before=self.before,
             exact=exact,
             refinement=state["refinement"] if state else None,
-            resumed=state is not None,
             callbacks=[Keeping(self.checkpoints, self.every, self.start, self.folder, self.notes)],
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,7 +39,8 @@ def recording_failure(experiment: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        write_text(file, _reason(error))
+        with suppress(OSError):  # a full disk has no room for this either, and is said anyway
+            write_text(file, _reason(error))
         raise
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from pydantic import ValidationError
+
 from pipeline.errors import UserError
 from pipeline.provenance import code_version
 from pipeline.status import Whereabouts
@@ -84,7 +86,10 @@ def _with_room(root: Path) -> Path:
     folder = root / "wandb"
     if shutil.disk_usage(folder if folder.is_dir() else root).free >= LEAST_ROOM:
         return root
-    other = Path(tempfile.mkdtemp(prefix="wandb-"))
+    try:
+        other = Path(tempfile.mkdtemp(prefix="wandb-"))
+    except OSError:
+        return root
     print(f"{folder} has less than {LEAST_ROOM / 2**20:g} MiB left: W&B's record goes to {other}")
     return other
 
@@ -118,6 +123,18 @@ class _Harmless:
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
+    import wandb
+
+    try:
+        return _started(tracking, **arguments)
+    except (wandb.errors.UsageError, ValueError) as error:
+        raise UserError(
+            "W&B refuses what params.yaml has under tracking, or the environment's WANDB_… "
+            f"variables: {_refused(error)}"
+        ) from error
+
+
+def _started(tracking: Tracking, **arguments: Any) -> Run:
     # W&B's reports on itself go to a server too, and have no time-out that one could set.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -139,8 +156,8 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
             mode = "offline"
     try:
         return wandb.init(mode=mode, settings=settings, **arguments)
-    except (wandb.errors.UsageError, ValueError) as error:
-        raise UserError(f"W&B refuses what params.yaml has under tracking: {error}") from error
+    except wandb.errors.UsageError:
+        raise
     except (wandb.Error, OSError) as error:
         print(
             f"W&B cannot keep a record in {arguments['dir']} ({_first_line(error)}): this run is "
@@ -178,10 +195,17 @@ def _folder(run: Run) -> Path:
 
 
 def logged_picture(picture: Image | Path, caption: str) -> Any:
-    """Returns a picture, or the file of one as it is, in the form that a W&B run logs."""
+    """Returns a picture, or the file of one as it is, in the form that a W&B run logs.
+
+    None where that cannot be had: W&B writes it into the system's temporary folder.
+    """
     import wandb
 
-    return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
+    try:
+        return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
+    except Exception as error:  # noqa: BLE001 - whatever W&B cannot do, the run goes on
+        print(f"W&B cannot keep the picture of {caption} ({_first_line(error)})")
+        return None
 
 
 def _mode(tracking: Tracking) -> Mode:
@@ -199,7 +223,11 @@ def _has_key() -> bool:
 
     if os.environ.get("WANDB_API_KEY"):
         return True
-    return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+    try:
+        return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+    except wandb.Error as error:
+        print(f"W&B's key in the netrc file is none ({_first_line(error)}): tracked offline")
+        return False
 
 
 def _default_group() -> str:
@@ -207,6 +235,13 @@ def _default_group() -> str:
     if name := os.environ.get("DVC_EXP_NAME"):
         return name
     return (code_version()["revision"] or "no-revision")[:12]
+
+
+def _refused(error: Exception) -> str:
+    """Returns what is wrong, without the value: it may be a key."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return str(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,6 +55,8 @@ def run(
         sys.exit(SIGINT_STATUS)
     finally:
         trainer.strategy.optimizers = []  # L-BFGS's history is large, and the module keeps trainers
+    if trainer.received_sigterm:  # too late for Lightning to see
+        sys.exit(SIGTERM_STATUS)
     module.to(device)  # Lightning leaves it on the CPU
     return trainer
 

@@ -31,7 +31,6 @@ def fit(
     before: int = 0,
     exact: Callable[[], Objective] | None = None,
     refinement: dict[str, float] | None = None,
-    resumed: bool = False,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """Optimises the module's image where its targets are, and returns the trainer.
@@ -52,8 +51,7 @@ def fit(
         before: evaluations of the run's earlier stages, whose record is added to.
         exact: returns the objective in float32, to finish with where another precision stalls;
             None to finish as it was begun.
-        refinement, resumed: how far an earlier part of the run had come in seeing whether it
-            stalls, and whether that was in another process, so that the logger lacks it.
+        refinement: how far an earlier part of the run had come in seeing whether it stalls.
         callbacks: others, called after the run's own.
 
     Raises:
@@ -62,7 +60,7 @@ def fit(
     """
     device = next(module.objective.buffers()).device
     course = course or Course()
-    history = History(folder / "history.csv", course, stage, before, resumed)
+    history = History(folder / "history.csv", course, stage, before)
     refinements = [Refinement(exact, history, refinement)] if exact else []
     return run(
         module,

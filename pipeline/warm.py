@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import io
 import json
 import os
 import re
@@ -30,16 +29,12 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, TextIO
 
 from pipeline.parents import end_with_dvc
 
-IDLE_S = 20.0
-"""How long the process waits for another cell."""
-START_S = 10.0
-"""How long a caller waits for a process that it started to listen."""
-KILLED_STATUS, INTERRUPTED_STATUS = 137, 130
+IDLE_S, START_S = 20.0, 10.0
+"""How long the process waits for another cell, and a caller for one that it started to listen."""
 HEAD = 8
 """Bytes that say how long a request is."""
 _AT_IMPORT = (
@@ -52,12 +47,15 @@ _AT_IMPORT = (
 def run(stage: str, arguments: Sequence[str]) -> NoReturn:
     """Runs a stage and exits with its status."""
     end_with_dvc()
-    connection = _connected(stage) if sys.platform == "linux" else None
-    if connection is not None:
-        with connection:
-            pid, answers = _ask(connection, arguments)
-            if pid:
-                sys.exit(_await(pid, answers))
+    try:
+        connection = _connected(stage) if sys.platform == "linux" else None
+        if connection is not None:
+            with connection:
+                pid, answers = _ask(connection, arguments)
+                if pid:
+                    sys.exit(_await(pid, answers))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     _main(stage, arguments)
 
 
@@ -135,8 +133,10 @@ def _ask(connection: socket.socket, arguments: Sequence[str]) -> tuple[int, Text
 
 def _await(pid: int, answers: TextIO) -> int:
     """Returns the status of a cell when it is done; it gets the signals that come until then."""
+    ended_by = [int(signal.SIGKILL)]
 
-    def forward(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: Any) -> None:
+        ended_by.append(number)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -145,8 +145,9 @@ def _await(pid: int, answers: TextIO) -> int:
     with contextlib.suppress(OSError):
         if status := answers.readline():
             return int(status)
-    print("error: the process was killed", file=sys.stderr)
-    return KILLED_STATUS
+    if len(ended_by) == 1:
+        print("error: the process was killed", file=sys.stderr)
+    return 128 + ended_by[-1]
 
 
 def _serve(stage: str, address: Path) -> None:
@@ -209,11 +210,12 @@ def _cell(stage: str, connection: socket.socket) -> NoReturn:
         os.dup2(stream, number)
         os.close(stream)
     for output in (sys.stdout, sys.stderr):
-        cast(io.TextIOWrapper, output).reconfigure(line_buffering=True)
+        output.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    connection.sendall(f"{os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # a caller that was interrupted meanwhile is gone
+        connection.sendall(f"{os.getpid()}\n".encode())
     threading.Thread(target=_end_with, args=[connection], daemon=True).start()
     status = _status(stage, request["arguments"])
     with contextlib.suppress(OSError):
@@ -227,7 +229,7 @@ def _status(stage: str, arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        return INTERRUPTED_STATUS
+        return 128 + signal.SIGINT
     except BaseException:  # noqa: BLE001 - the status tells the caller
         traceback.print_exc()
         return 1

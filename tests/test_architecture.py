@@ -68,6 +68,12 @@ def test_stage_depends_on_the_record_of_its_code(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_stage_ends_with_dvc(stage: str) -> None:
+    module = stages()[stage]["cmd"].split()[2].removeprefix("pipeline.")
+    assert "    end_with_dvc()\n" in MODULES[module].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_record_of_the_code_is_what_python_imports(stage: str) -> None:
     """Python has the last word on what a stage imports before it runs."""
     code = (

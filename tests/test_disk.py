@@ -119,6 +119,29 @@ def test_record_on_a_full_disk(expected: dict[str, bytes]) -> None:
     assert outputs("first") == expected
 
 
+def test_files_of_a_checkpoint_on_a_full_disk(
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        at_evaluation(patch, 12, interrupt)
+        with pytest.raises(SystemExit):
+            stylize("first", read_params())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(Path, "write_text", full)  # nor is there room to record the failure
+        with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room"):
+            stylize("first", read_params())
+    goes_on(capsys, expected)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_without_the_right_to_write(expected: dict[str, bytes]) -> None:
     FOLDER.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.module import StyleTransfer
 from pipeline.params import read_params
 from pipeline.progress import ProgressBar
+from pipeline.provenance import loaded_code
 from pipeline.stages.stylize import stylize
 
 __all__ = ["prepared"]
@@ -199,26 +201,86 @@ def test_run_that_goes_on_is_whole_in_wandb(
     run_stopped_at(monkeypatch, 14)
     shutil.rmtree("wandb")
     stylize("first", read_params())
-    rows = [json.dumps(record) for record in inspected(prepared) if "history" in record]
+    assert_whole_in_wandb(prepared)
+
+
+def assert_whole_in_wandb(folder: Path) -> None:
+    rows = [json.dumps(record) for record in inspected(folder) if "history" in record]
     assert sum("warm_start/total" in row for row in rows) == 12
     assert sum('"total"' in row for row in rows) == EVALUATIONS
+    assert len(list(folder.glob("wandb/*run-*/files/media/images/intermediate_*.png"))) == 3
 
 
-def test_old_checkpoints_of_changed_runs_are_removed(workspace: Path) -> None:
+def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(weights_file, **KINDS["warm start"])
+
+    def stop(*_: Any) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.stylize._write_results", stop)
+        with pytest.raises(StopError):
+            stylize("first", read_params())
+    shutil.rmtree("wandb")
+    stylize("first", read_params())
+    assert_whole_in_wandb(prepared)
+
+
+@pytest.mark.parametrize(
+    ("days", "left"),
+    [(0, "changed part other own"), (2, "other own"), (40, "own")],
+)
+def test_checkpoints_that_were_left_behind_are_removed(
+    days: float, left: str, workspace: Path
+) -> None:
     folder = Path("data/checkpoints")
-    for experiment, key in (("first", "a"), ("first", "b"), ("first-2", "a")):
-        Checkpoints(experiment, 16 * key).save({"x": 1}, 5, {})
-    (folder / f".first-{16 * 'a'}-0000007.pt.12.part").touch()
-    Checkpoints("first", 16 * "c").forget_others()
-    assert len(list(folder.iterdir())) == 4
-    for file in folder.iterdir():
-        os.utime(file, (0, 0))
-    Checkpoints("first", 16 * "c").save({"x": 1}, 5, {})
-    Checkpoints("first", 16 * "c").forget_others()
-    assert sorted(file.name for file in folder.iterdir()) == [
-        f"first-2-{16 * 'a'}-0000005.pt",
-        f"first-{16 * 'c'}-0000005.pt",
-    ]
+    files = {
+        "own": f"first-{16 * 'a'}-0000005.pt",
+        "changed": f"first-{16 * 'b'}-0000005.pt",
+        "part": f".first-{16 * 'b'}-0000007.pt.12.part",
+        "other": f"first-2-{16 * 'a'}-0000005.pt",
+    }
+    folder.mkdir(parents=True)
+    for name in files.values():
+        (folder / name).touch()
+        os.utime(folder / name, 2 * (time.time() - days * 86_400,))
+    Checkpoints("first", 16 * "a").forget_others()
+    found = {file.name for file in folder.iterdir()}
+    assert {kind for kind, name in files.items() if name in found} == set(left.split())
+
+
+def test_finished_run_leaves_no_checkpoint_half_written(workspace: Path) -> None:
+    checkpoints = Checkpoints("first", 16 * "a")
+    checkpoints.save({"x": 1}, 5, {})
+    Path(f"data/checkpoints/.first-{16 * 'a'}-0000007.pt.12.part").touch()
+    checkpoints.remove()
+    assert not list(Path("data/checkpoints").iterdir())
+
+
+def test_checkpoints_after_damaged_ones_are_kept(workspace: Path) -> None:
+    checkpoints = Checkpoints("first", 16 * "a")
+    for evaluations in (390, 400):
+        checkpoints.save({"x": evaluations}, evaluations, {})
+    for file in Path("data/checkpoints").iterdir():
+        file.write_bytes(b"damaged")
+    assert checkpoints.load() is None
+    for evaluations in (10, 20):
+        checkpoints.save({"x": evaluations}, evaluations, {})
+        loaded = checkpoints.load()
+        assert loaded is not None
+        assert loaded.state == {"x": evaluations}
+
+
+def test_run_has_one_key_however_it_was_started(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importlib.import_module("pipeline.warm")
+    by_dvc = loaded_code()
+    for name in ("pipeline.warm", "pipeline.parents"):
+        monkeypatch.delitem(sys.modules, name)
+    assert loaded_code() == by_dvc
 
 
 def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:

@@ -196,6 +196,29 @@ def test_a_key_from_wandb_login_is_found(
     assert len(Server.history) == 7
 
 
+def test_a_key_that_is_none_leaves_the_run_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine api.wandb.ai\n  login user\n  password short\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    log_a_run(Tracking(), tmp_path)
+    assert "W&B's key in the netrc file is none" in capsys.readouterr().out
+    assert len(inspected(tmp_path)) > 0
+
+
+@pytest.mark.parametrize("address", ["no address", "https://"])
+@pytest.mark.parametrize("mode", ["auto", "online"])
+def test_address_that_is_none_is_named(
+    mode: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    with pytest.raises(UserError, match="W&B refuses"):
+        log_a_run(Tracking(mode=mode), tmp_path)
+
+
 def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
     def fail() -> None:
         raise ValueError("of the experiment")

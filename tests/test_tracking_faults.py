@@ -153,6 +153,34 @@ def test_disk_that_is_full_moves_the_record_elsewhere(
     assert synced_folder(printed).is_relative_to(spare)
 
 
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_disks_that_are_all_full_cost_the_record(
+    experiment: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking.tempfile, "mkdtemp", full)
+    with small_disk(tmp_path / "wandb", "64k"):
+        fill(tmp_path / "wandb")
+        assert timed_run() < OVERHEAD_S
+    assert outputs() == experiment
+
+
+def test_picture_that_wandb_has_no_room_for_costs_no_more_than_itself(
+    experiment: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """W&B writes pictures into the system's temporary folder before it has a run's in hand."""
+    monkeypatch.setattr(wandb, "Image", full)
+    assert timed_run() < OVERHEAD_S
+    assert outputs() == experiment
+    printed = capfd.readouterr().out
+    assert "W&B cannot keep the picture of first ([Errno 28] No space left on device)" in printed
+    assert synced_folder(printed).name.startswith("offline-run-")
+
+
 @pytest.mark.parametrize("online", [False, True])
 def test_disk_that_fills_up_costs_only_what_did_not_fit(
     online: bool,

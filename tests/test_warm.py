@@ -172,3 +172,13 @@ def test_folder_that_others_may_write_to_is_not_used(
     assert ended(start(environment, "fetch", "first"))[0] == 0
     assert list(folder.iterdir()) == []
     assert servers(environment) == []
+
+
+def test_interrupt_while_the_process_starts_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(warm, "_connected", interrupt)
+    with pytest.raises(SystemExit) as end:
+        warm.run("stylize", ["first"])
+    assert end.value.code == 130

@@ -16,6 +16,7 @@ from pipeline.errors import command_line
 from pipeline.files import sha256, write_json
 from pipeline.images import resize, scaled_size, to_tensor
 from pipeline.params import read_params
+from pipeline.parents import end_with_dvc
 from pipeline.pictures import read_picture
 from pipeline.schema import Backbone
 from pipeline.small import predicting, tapped
@@ -110,4 +111,5 @@ def _summary(mean: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     command_line(lambda: prepare(read_params().backbone))

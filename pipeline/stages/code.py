@@ -15,6 +15,7 @@ import pipeline
 from pipeline import paths
 from pipeline.errors import command_line
 from pipeline.files import sha256, write_json
+from pipeline.parents import end_with_dvc
 
 PACKAGE = Path(pipeline.__file__).parent
 STAGES = "fetch", "backbone", "stylize", "report"
@@ -62,4 +63,5 @@ def _file_of(name: str) -> Path:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     command_line(record_code)

@@ -16,6 +16,7 @@ from pipeline.errors import command_line
 from pipeline.media import MEDIA, Shown, show
 from pipeline.pages import PAGES, SHEETS, write_pages
 from pipeline.params import read_params
+from pipeline.parents import end_with_dvc
 from pipeline.pictures import read_picture
 from pipeline.schema import Params
 from pipeline.tracking import logged_picture, tracked_run
@@ -73,4 +74,5 @@ def _metrics(each: Shown) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     command_line(lambda: report(read_params()))
