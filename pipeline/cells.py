@@ -71,11 +71,12 @@ def read_cells(params: Params) -> dict[str, Cell]:
     Results of other settings, pictures or weights than are here now count as none: they would be
     shown under a false name.
     """
-    weights = sha256(paths.WEIGHTS_FILE) if paths.WEIGHTS_FILE.is_file() else None
+    files = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
+    weights = {role: sha256(file) for role, file in files.items() if file.is_file()}
     return {name: _read_cell(name, params, weights) for name in params.experiments}
 
 
-def _read_cell(name: str, params: Params, weights: str | None) -> Cell:
+def _read_cell(name: str, params: Params, weights: dict[str, str]) -> Cell:
     experiment = params.experiments[name]
     dumped = _plain(experiment.model_dump())
     defaults = _plain(params.defaults.model_dump())
@@ -97,13 +98,13 @@ def _read_cell(name: str, params: Params, weights: str | None) -> Cell:
     return Cell(name, settings, changed, roles, results)
 
 
-def _same_inputs(name: str, results: Results, weights: str | None) -> bool:
-    now = {"weights": weights} if weights else {}
+def _same_inputs(name: str, results: Results, weights: dict[str, str]) -> bool:
+    now = dict(weights)
     for role in ("content", "style"):
         file = paths.picture(name, role)
         if file.is_file():
             now[role] = sha256(file)
-    return all(results.provenance["inputs"][key] == value for key, value in now.items())
+    return all(now.get(key, then) == then for key, then in results.provenance["inputs"].items())
 
 
 def variations(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:

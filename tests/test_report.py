@@ -268,6 +268,15 @@ def test_results_of_other_inputs_are_not_shown_under_these(cells: Path, file: st
     assert "Made with other settings, pictures or weights" in text("experiments/first.html")
 
 
+def test_results_of_another_warm_start_are_not_shown_under_this(cells: Path) -> None:
+    file = paths.EXPERIMENTS / "first" / "provenance.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["inputs"]["warm_start_weights"] = 64 * "0"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    report(read_params())
+    assert "Made with other settings, pictures or weights" in text("experiments/first.html")
+
+
 def test_run_of_another_picture_is_not_given_as_this_ones(cells: Path) -> None:
     save_picture(paths.EXPERIMENTS / "first" / "image.png")
     report(read_params())
