@@ -42,8 +42,8 @@ RESULTS = Path(
 )
 TABLES = RESULTS.with_suffix(".md")
 PYTHON = sys.executable, "-W", "ignore"
-SIZES = 256, 512, 1024
-"""Long edges; pictures are 4:3."""
+SIZES = {256: 7, 512: 7, 1024: 3, 2048: 1}
+"""Long edges, and how often an evaluation is timed there; pictures are 4:3."""
 RUN_SIZES = 256, 512, 1024, 1536, 2048
 """Long edges of the part run, the first three for VGG-19 too; pictures are 3:2."""
 EDGE, PRODUCTS = 2048, 4
@@ -53,12 +53,12 @@ EDGE, PRODUCTS = 2048, 4
 def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures seconds of an evaluation, beside the rate of a matrix product in the same type."""
     rows = []
-    for edge in SIZES:
+    for edge, rounds in SIZES.items():
         problem = Problem(arguments.weights, edge)
         runs = problem.evaluations()
         for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
             runs[f"product {name}"] = partial(_product, problem, dtype)
-        found = in_turns(runs, 7 if edge < 1024 else 3)
+        found = in_turns(runs, rounds)
         limits = {
             name: operations(problem.size) * found[f"product {name}"] / (PRODUCTS * 2 * EDGE**3)
             for name in ("float32", "bf16")
@@ -140,7 +140,7 @@ def startup(arguments: argparse.Namespace) -> dict[str, float]:
 
 def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measures seconds of an evaluation by either network, with and without deterministic mode."""
-    problem = Problem(arguments.weights, SIZES[0])
+    problem = Problem(arguments.weights, min(SIZES))
     precision = fastest_precision(problem.device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     found = {}
