@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
 repro: $(VENV)/installed
-	$(if $(WEIGHTS),python -m pipeline.presets weights '$(abspath $(WEIGHTS))')
+	$(if $(WEIGHTS),python -m pipeline.presets weights '$(WEIGHTS)')
 	python -m pipeline.params
 	dvc repro
 

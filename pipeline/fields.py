@@ -13,6 +13,8 @@ from pipeline.losses import CONVENTIONS
 
 _CREDENTIALS = re.compile(r"[^/]*://[^/]*@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NUMBER = re.compile(r"\d+e-?\d+|0o[0-7]+", re.IGNORECASE)
+"""Texts to YAML 1.1, by which this package reads, and numbers to YAML 1.2, by which DVC does."""
 
 
 def _equal_weights(layers: Any) -> Any:
@@ -38,7 +40,15 @@ def _known_convention(name: str) -> str:
     return name
 
 
+def _a_text(name: Any) -> Any:
+    if isinstance(name, bool | int | float) or name is None:
+        raise ValueError("YAML reads it as a number or a truth value. Put the name in quotes")
+    return name
+
+
 def _known_name(name: str) -> str:
+    if _NUMBER.fullmatch(name):
+        raise ValueError("DVC reads it as a number. Begin the name with a letter")
     if not _NAME.fullmatch(name):
         raise ValueError(
             "a name has up to 64 letters, digits, '-' and '_', and begins with a letter or digit"
@@ -60,7 +70,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LayerWeights = Annotated[
     dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
 ]
-Name = Annotated[str, AfterValidator(_known_name)]
+Name = Annotated[str, BeforeValidator(_a_text), AfterValidator(_known_name)]
 LossConvention = Annotated[str, AfterValidator(_known_convention)]
 
 

@@ -7,10 +7,11 @@ white.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from pipeline.pictures import read_picture
 from pipeline.plots import depth_curves, distance_map, trade_off_curve
 
 Pixels = npt.NDArray[np.float64]
+
+WINDOW = 11
+"""Edge in pixels of SSIM's window, which a picture must hold."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +48,33 @@ class Measurement:
 def reconstruction(cells: Sequence[Cell], plot: Path) -> Measurement:
     """Measures how near a reconstruction comes to its picture: by its own loss, and in pixels.
 
-    SSIM is that of Wang et al. 2004 (Gaussian window of 1.5 pixels), the mean over channels.
+    SSIM is that of Wang et al. 2004 (Gaussian window of 1.5 pixels), the mean over channels; a
+    picture smaller than the window has none.
     """
     role = cells[0].roles[0]
     layers = [as_text(cell.settings[f"{role}_layers"]) for cell in cells]
     shares, errors, likenesses = [], [], []
     for cell in cells:
         results = cell.finished
-        shares.append(results.metrics[f"saved_{role}"] / results.history[role][0])
-        found = _pixels(results.image)
-        wanted = _pixels(paths.picture(cell.name, role), found.shape)
+        start = results.metrics.get(f"start_{role}", results.history[role][0])
+        shares.append(results.metrics[f"saved_{role}"] / start)
+        picture = read_picture(results.image)
+        found = _pixels(picture)
+        target = read_picture(paths.picture(cell.name, role))
+        wanted = _pixels(_resized(target, picture.size, cell.settings))
         errors.append(_rmse(found, wanted))
         likenesses.append(_ssim(found, wanted))
     depth_curves([layer.split(", ")[-1] for layer in layers], errors, likenesses, plot)
     return Measurement(
         columns=[f"{role} layers", f"{role} loss, of the start's", "pixel RMSE", "SSIM"],
         rows=[
-            [layer, f"{100 * share:.3g} %", f"{error:.3f}", f"{likeness:.3f}"]
+            [layer, f"{100 * share:.3g} %", f"{error:.3f}", _shown(likeness)]
             for layer, share, error, likeness in zip(
                 layers, shares, errors, likenesses, strict=True
             )
         ],
-        note=f"Loss of the picture as saved, in percent of the first evaluation's; RMSE and SSIM "
-        f"against the {role} image.",
+        note=f"Loss of the picture as saved, in percent of the start's; RMSE and SSIM against the "
+        f"{role} image.",
         plot="Pixel RMSE and SSIM against the deepest layer",
     )
 
@@ -92,7 +100,7 @@ def trade_off(cells: Sequence[Cell], plot: Path) -> Measurement:
 
 def starts(cells: Sequence[Cell], plot: Path) -> Measurement:
     """Measures how much the start decides: the RMSE between every two results."""
-    pixels = [_pixels(cell.finished.image) for cell in cells]
+    pixels = [_pixels(read_picture(cell.finished.image)) for cell in cells]
     titles = [_start(cell, cells) for cell in cells]
     distances = [[_rmse(one, other) for other in pixels] for one in pixels]
     distance_map(titles, distances, plot)
@@ -129,19 +137,36 @@ def _start(cell: Cell, cells: Sequence[Cell]) -> str:
     return title if cell.name == same[0] else f"{title}, again"
 
 
-def _pixels(path: Path, shape: tuple[int, ...] | None = None) -> Pixels:
-    """Returns a picture as (H, W, 3) in [0, 1], resized to the shape's (H, W) if one is given."""
-    picture = read_picture(path)
-    if shape:
-        picture = picture.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+def _pixels(picture: Image.Image) -> Pixels:
+    """Returns a picture as (H, W, 3) in [0, 1]."""
     return np.asarray(picture, dtype=np.float64) / 255
+
+
+def _resized(
+    picture: Image.Image, size: tuple[int, int], settings: Mapping[str, Any]
+) -> Image.Image:
+    """Returns a picture at a size (W, H), as ``images.resize`` does it but for rounding.
+
+    Without antialiasing the bicubic kernels differ too: 0.03 of RMSE on noise.
+    """
+    method = Image.Resampling[settings.get("resampling", "bicubic").upper()]
+    if settings.get("antialias", True):
+        return picture.resize(size, method)
+    width, height = (old / new for old, new in zip(picture.size, size, strict=True))
+    return picture.transform(size, Image.Transform.AFFINE, (width, 0, 0, 0, height, 0), method)
 
 
 def _rmse(one: Pixels, other: Pixels) -> float:
     return math.sqrt(float(np.square(one - other).mean()))
 
 
+def _shown(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
 def _ssim(one: Pixels, other: Pixels) -> float:
+    if min(one.shape[:2]) < WINDOW:
+        return math.nan
     return float(
         structural_similarity(
             one,

@@ -22,6 +22,7 @@ from pipeline.schema import (
     CataloguedImage,
     Checkpointing,
     Distillation,
+    EarlyStop,
     Experiment,
     Figure,
     Lbfgs,
@@ -38,6 +39,7 @@ _SECTION_MODELS: dict[str, type[Section]] = {
     "backbone": Backbone,
     "defaults": Settings,
     "lbfgs": Lbfgs,
+    "early_stop": EarlyStop,
     "experiments": Experiment,
     "figures": Figure,
     "distillation": Distillation,
@@ -109,7 +111,9 @@ def _place(keys: tuple[str | int, ...]) -> tuple[str, ...]:
 def _sentence(item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         *parents, key = map(str, item["loc"])
-        section = "lbfgs" if parents[-1:] == ["lbfgs"] else "".join(parents[:1])
+        section = (
+            parents[-1] if parents[-1:] in (["lbfgs"], ["early_stop"]) else "".join(parents[:1])
+        )
         model = _SECTION_MODELS.get(section, Params)
         known = list(model.model_fields)
         return f"unknown key{nearest(key, known)} The keys are {', '.join(known)}"

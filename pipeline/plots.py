@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,9 +76,10 @@ def depth_curves(
         ):
             axes = figure.add_subplot(1, 2, position)
             axes.plot(range(len(layers)), values, marker="o")
+            known = [value for value in values if math.isfinite(value)]
             axes.set(
                 title=title,
-                ylim=(1.1 * min(0, *values), 1.1 * max(0.01, *values)),
+                ylim=(1.1 * min([0, *known]), 1.1 * max([0.01, *known])),
                 xticks=range(len(layers)),
             )
             axes.set_xticklabels(layers, rotation=30)

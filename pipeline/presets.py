@@ -40,6 +40,7 @@ def vgg19_from(weights: Path) -> Values:
     Raises:
         UserError: no such file.
     """
+    weights = weights.expanduser().absolute()
     if not weights.is_file():
         raise UserError(f"there is no file of weights at {weights}. Correct the path")
     return {("backbone", "architecture"): "vgg19", ("backbone", "weights"): str(weights)}

@@ -48,7 +48,7 @@ def tapped(
     """
     network, heads = _divided(weights)
     for name, head in heads.items():
-        scaled = head if means is None else head / means[name].view(-1, 1)
+        scaled = head if means is None else head / means[name].to(head).view(-1, 1)
         network[f"{name}.tap"] = square_root(scaled.T @ scaled)
     return network
 

@@ -78,6 +78,26 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
         "defaults.lbfgs.history: unknown key. Did you mean 'history_size'?",
     ),
     (
+        "unknown key of another section inside",
+        lambda p: p["experiments"]["fig3-b"].update(early_stop={"evaluations": 9, "gian": 0.1}),
+        f"{CAT}.early_stop.gian: unknown key. Did you mean 'gain'?",
+    ),
+    (
+        "name that is a number",
+        lambda p: p["experiments"].update({2024: p["experiments"]["fig3-b"]}),
+        "experiments.2024: 2024: YAML reads it as a number or a truth value. Put the name in",
+    ),
+    (
+        "name that is a truth value",
+        lambda p: p["experiments"].update({False: p["experiments"]["fig3-b"]}),
+        "experiments.0: False: YAML reads it as a number or a truth value.",
+    ),
+    (
+        "name that is a number to DVC",
+        lambda p: p["experiments"].update({"1e5": p["experiments"]["fig3-b"]}),
+        "experiments.1e5: '1e5': DVC reads it as a number. Begin the name with a letter",
+    ),
+    (
         "unknown section",
         lambda p: p.update(experiment={}),
         "experiment: unknown key. Did you mean 'experiments'?",

@@ -27,7 +27,7 @@ from pipeline.pictures import read_picture
 from pipeline.problem import build_objective, read_inputs
 from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
-from pipeline.stages.stylize import stylize
+from pipeline.stages.stylize import main, stylize
 
 
 @pytest.fixture
@@ -240,9 +240,9 @@ def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -
 def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", warm_start="embedded", warm_evaluations=5, size=48)
     stylize("first", read_params())
-    warm, main = history("first", "warm_start"), history("first")
-    assert [row["evaluation"] for row in warm + main] == list(range(1, 12))
-    assert [row["iteration"] for row in main] == list(range(6))
+    warm, rest = history("first", "warm_start"), history("first")
+    assert [row["evaluation"] for row in warm + rest] == list(range(1, 12))
+    assert [row["iteration"] for row in rest] == list(range(6))
     folder = paths.EXPERIMENTS / "first"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["warm_evaluations"], metrics["evaluations"]) == (5, 6)
@@ -256,6 +256,9 @@ def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path)
     text = [json.dumps(row) for row in logged]
     assert sum("warm_start/total" in row for row in text) == 5
     assert sum('"total"' in row for row in text) == 6
+    change(prepared, weights_file, "first", warm_start=None, size=48)
+    stylize("first", read_params())
+    assert history("first")[0]["total"] == pytest.approx(metrics["start_total"], rel=2e-3)
 
 
 def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Path) -> None:
@@ -271,3 +274,13 @@ def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Pa
     stylize("second", read_params())
     rows = history("second")
     assert rows[-1]["total"] < rows[0]["total"]
+
+
+@pytest.mark.parametrize("names", [[], ["first", "second"]])
+def test_command_wants_one_experiment(
+    names: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(names)
+    assert end.value.code == 1
+    assert f"{len(names)} names were given. Name one experiment" in capsys.readouterr().err

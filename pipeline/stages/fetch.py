@@ -14,7 +14,7 @@ from typing import NoReturn
 from PIL.Image import Image
 
 from pipeline import paths
-from pipeline.errors import UserError, command_line, nearest
+from pipeline.errors import UserError, command_line, nearest, one_experiment
 from pipeline.files import sha256
 from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
@@ -67,7 +67,7 @@ def _read_or_forgotten(file: Path) -> Image:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: fetch(arguments[0], read_params()))
+    command_line(lambda: fetch(one_experiment(arguments), read_params()))
 
 
 if __name__ == "__main__":

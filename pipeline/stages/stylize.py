@@ -17,7 +17,13 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints, key_of, sole_run
-from pipeline.errors import UserError, command_line, explaining_the_disk, nearest
+from pipeline.errors import (
+    UserError,
+    command_line,
+    explaining_the_disk,
+    nearest,
+    one_experiment,
+)
 from pipeline.files import sha256, write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
@@ -87,7 +93,7 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
             checkpoints=checkpoints,
             every=params.checkpoints.every,
         ).run()
-        metrics = _write_results(name, found, description, made_by)
+        metrics = _write_results(name, found, inputs.start, description, made_by)
         image = paths.EXPERIMENTS / name / "image.png"
         picture = read_picture(image)
         ended = {"end": found.end.kind, "result": logged_picture(picture, name)}
@@ -128,7 +134,11 @@ def _settings(name: str, params: Params) -> Experiment:
 
 
 def _write_results(
-    name: str, found: Found, description: dict[str, Any], made_by: dict[str, Any]
+    name: str,
+    found: Found,
+    start: Tensor,
+    description: dict[str, Any],
+    made_by: dict[str, Any],
 ) -> dict[str, float]:
     module, objective = found.module, found.objective
     folder = paths.EXPERIMENTS / name
@@ -141,6 +151,8 @@ def _write_results(
         **_losses(objective, module.image, ""),
         **_losses(objective, saved, "saved_"),
     }
+    if description["settings"]["warm_start"]:  # else the history begins with them
+        metrics |= _losses(objective, start.to(module.device), "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
     provenance = {
@@ -173,7 +185,7 @@ def _device_name(device: torch.device) -> str:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: stylize(arguments[0], read_params()))
+    command_line(lambda: stylize(one_experiment(arguments), read_params()))
 
 
 if __name__ == "__main__":
