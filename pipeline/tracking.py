@@ -17,8 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from pydantic import ValidationError
-
 from pipeline.errors import UserError
 from pipeline.provenance import code_version
 from pipeline.status import Whereabouts
@@ -225,8 +223,8 @@ def _has_key() -> bool:
         return True
     try:
         return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
-    except wandb.Error as error:
-        print(f"W&B's key in the netrc file is none ({_first_line(error)}): tracked offline")
+    except (wandb.Error, OSError) as error:
+        print(f"W&B's key cannot be had ({_first_line(error)}): this run is tracked offline")
         return False
 
 
@@ -239,6 +237,8 @@ def _default_group() -> str:
 
 def _refused(error: Exception) -> str:
     """Returns what is wrong, without the value: it may be a key."""
+    from pydantic import ValidationError
+
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     return str(error)

@@ -204,7 +204,7 @@ def test_a_key_that_is_none_leaves_the_run_offline(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     log_a_run(Tracking(), tmp_path)
-    assert "W&B's key in the netrc file is none" in capsys.readouterr().out
+    assert "W&B's key cannot be had (API key" in capsys.readouterr().out
     assert len(inspected(tmp_path)) > 0
 
 
