@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +32,6 @@ def _same_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _memory_back() -> Iterator[None]:
-    """Modules and trainers refer to each other; uncollected they keep gigabytes of tensors."""
-    yield
-    gc.collect()
 
 
 def random_weights(seed: int = 0) -> dict[str, Tensor]:
