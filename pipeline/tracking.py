@@ -121,6 +121,8 @@ class _Harmless:
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
+    # W&B's reports on itself go to a server too, and have no time-out that one could set.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     try:
@@ -133,8 +135,6 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
 
 
 def _started(tracking: Tracking, **arguments: Any) -> Run:
-    # W&B's reports on itself go to a server too, and have no time-out that one could set.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     mode = _mode(tracking)

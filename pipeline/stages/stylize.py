@@ -17,13 +17,7 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints, key_of, sole_run
-from pipeline.errors import (
-    UserError,
-    command_line,
-    explaining_the_disk,
-    nearest,
-    one_experiment,
-)
+from pipeline.errors import UserError, command_line, explaining_the_disk, nearest, one_experiment
 from pipeline.files import sha256, write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
