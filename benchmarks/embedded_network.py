@@ -25,6 +25,7 @@ from pipeline.files import write_json
 from pipeline.frozen import FrozenFeatures
 from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
 from pipeline.layers import LAYERS
+from pipeline.lbfgs import Scaling
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
@@ -151,11 +152,10 @@ def objective(features: FrozenFeatures, content: Tensor, style: Tensor) -> Objec
 
 
 def optimised(
-    problem: Objective, start: Tensor, evaluations: int, folder: Path
+    problem: Objective, start: Tensor, evaluations: int, folder: Path, scaling: Scaling = "newest"
 ) -> tuple[Tensor, list[float]]:
     """Returns the image found, and the total loss at every evaluation; writes ``FOLDER.png``."""
-    options = {"history_size": 20, "max_eval": 25, "tolerance_grad": 0, "tolerance_change": 0}
-    module = StyleTransfer(problem, start, options)
+    module = StyleTransfer(problem, start, {"history_size": 20, "scaling": scaling})
     fit(module, name=folder.name, folder=folder, evaluations=evaluations)
     with (folder / "history.csv").open(encoding="utf-8") as file:
         losses = [float(row["total"]) for row in csv.DictReader(file)]

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -25,13 +25,25 @@ from pipeline.trainer import run
 
 EVALUATIONS, WARM, EVERY = 500, 200, 10
 """Of the plain run; of the small network in a warm start; from one judgement to the next."""
+
+
+class Setting(NamedTuple):
+    """A precision, evaluations of the small network before, options of L-BFGS for both."""
+
+    precision: str
+    warm: int
+    lbfgs: dict[str, Any]
+
+
 SETTINGS = {
-    "float32": ("float32", 0, 20),
-    "auto": ("auto", 0, 20),
-    "auto, warm start": ("auto", WARM, 20),
-    "auto, warm start, history 100": ("auto", WARM, 100),
+    "float32, scaling newest": Setting("float32", 0, {}),
+    "float32": Setting("float32", 0, {"scaling": "mean"}),
+    "auto": Setting("auto", 0, {"scaling": "mean"}),
+    "auto, warm start": Setting("auto", WARM, {"scaling": "mean"}),
+    "auto, warm start, history 100": Setting(
+        "auto", WARM, {"scaling": "mean", "history_size": 100}
+    ),
 }
-"""Precision, evaluations of the small network before, history of L-BFGS."""
 PICTURES = "reports/speed-{}-{}.jpg"
 """By the plain run, then by each setting when it had the plain one's loss."""
 
@@ -77,7 +89,7 @@ def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
     pictures = [to_picture(image)]
     row: dict[str, Any] = {"target": target, "plain_s": whole, "settings": {}}
     for name in arguments.settings:
-        row["settings"][name], picture = _to_loss(problem, start, target, *SETTINGS[name])
+        row["settings"][name], picture = _to_loss(problem, start, target, SETTINGS[name])
         pictures.append(picture)
         print(init, name, row["settings"][name], flush=True)
     _write(pictures, Path(PICTURES.format(init, arguments.size)))
@@ -85,18 +97,20 @@ def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _to_loss(
-    problem: Problem, start: Tensor, target: float, asked: str, warm: int, history: int
+    problem: Problem, start: Tensor, target: float, setting: Setting
 ) -> tuple[dict[str, Any], Image.Image]:
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
-    precision: Precision = "float32" if asked == "float32" else fastest_precision(problem.device)
+    precision: Precision = "float32"
+    if setting.precision == "auto":
+        precision = fastest_precision(problem.device)
     exact, before = problem.ours("float32"), 0.0
-    if warm:
+    if setting.warm:
         begin = time.perf_counter()
-        module = StyleTransfer(problem.ours(precision, "small"), start, {"history_size": 20})
-        _run(module, problem, warm, [])
+        module = StyleTransfer(problem.ours(precision, "small"), start, setting.lbfgs)
+        _run(module, problem, setting.warm, [])
         start, before = module.image.detach(), time.perf_counter() - begin
     judge = Judge(exact, target)
-    module = StyleTransfer(problem.ours(precision), start, {"history_size": history})
+    module = StyleTransfer(problem.ours(precision), start, setting.lbfgs)
     _run(module, problem, 2 * EVALUATIONS, [Refinement(lambda: exact), judge])
     evaluations, spent, reached = judge.curve[-1]
     figures = {

@@ -30,6 +30,7 @@ from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
 from benchmarks.problems import Problem, in_turns, operations
 from benchmarks.repro import whole_pipeline
+from benchmarks.scaling import scaling
 from benchmarks.tables import tables
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
@@ -165,6 +166,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "overhead": overhead,
     "startup": startup,
     "pipeline": whole_pipeline,
+    "scaling": scaling,
     "loss-content": partial(loss, "content"),
     "loss-noise": partial(loss, "noise"),
 }

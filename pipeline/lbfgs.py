@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,17 +14,19 @@ from torch.optim.lbfgs import _strong_wolfe
 
 CURVED = 1e-10
 """A pair whose sᵀy is not above this is not remembered; torch's value."""
+Scaling = Literal["newest", "mean"]
 
 
 class LBFGS(torch.optim.Optimizer):
     """Limited-memory BFGS (Liu & Nocedal 1989) of one tensor, one iteration a step.
 
-    The iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``, to rounding; so are the
-    names of the options. torch's walks through the history twice, a pair at a time, and waits for
-    the device at each. Here steps s, gradient differences y and the gradient are the rows of one
-    matrix B. The recursion needs the products of these rows alone (Chen et al. 2014, "Large-scale
-    L-BFGS using MapReduce"): one matrix product brings those with the newest rows, the recursion
-    runs on a few hundred numbers, and a second matrix product makes the direction.
+    With ``scaling="newest"`` the iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``,
+    to rounding; so are the names of all other options. torch's walks through the history twice, a
+    pair at a time, and waits for the device at each. Here steps s, gradient differences y and the
+    gradient are the rows of one matrix B. The recursion needs the products of these rows alone
+    (Chen et al. 2014, "Large-scale L-BFGS using MapReduce"): one matrix product brings those with
+    the newest rows, the recursion runs on a few hundred numbers, and a second matrix product makes
+    the direction.
 
     **Differs:** a step that would move the values further than ``largest_step`` is taken in part,
     and the curvature measured along what was taken. Where the loss is hardly curved between two
@@ -37,6 +39,7 @@ class LBFGS(torch.optim.Optimizer):
         largest_step: mean distance that a step may move a value; > 0.
         lr: length of every step but the first, which is 1 / ‖g‖₁ times it, at most.
         history_size: how many pairs (s, y) are remembered.
+        scaling: what γ is: ``newest``, torch's, or ``mean``.
         tolerance_grad: no step is taken where no part of the gradient is above it.
         tolerance_change: nor where gᵀd along the direction d is above its negative.
         line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` trials a step.
@@ -52,6 +55,7 @@ class LBFGS(torch.optim.Optimizer):
         *,
         lr: float = 1.0,
         history_size: int = 20,
+        scaling: Scaling = "newest",
         tolerance_grad: float = 0.0,
         tolerance_change: float = 0.0,
         line_search_fn: str | None = None,
@@ -62,6 +66,7 @@ class LBFGS(torch.optim.Optimizer):
             "largest_step": largest_step,
             "lr": lr,
             "history_size": history_size,
+            "scaling": scaling,
             "tolerance_grad": tolerance_grad,
             "tolerance_change": tolerance_change,
             "line_search_fn": line_search_fn,
@@ -96,7 +101,7 @@ class LBFGS(torch.optim.Optimizer):
         else:
             self._remember(gradient)
             length = options["lr"]
-        coefficients = _recursion(state["products"].numpy(), state["order"])
+        coefficients = _recursion(state["products"].numpy(), state["order"], options["scaling"])
         slope = float(state["products"][-1].double().numpy() @ coefficients)
         if slope > -options["tolerance_change"]:
             state["basis"][state["spare"]] = 0
@@ -183,12 +188,13 @@ def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
     return {"basis": basis, "products": products, "order": [], "spare": 0}
 
 
-def _recursion(products: NDArray[Any], order: list[int]) -> NDArray[np.float64]:
+def _recursion(products: NDArray[Any], order: list[int], scaling: Scaling) -> NDArray[np.float64]:
     """Returns the direction in terms of the basis: the two-loop recursion on its coefficients.
 
     Args:
         products: of the rows of the basis with each other.
         order: the pairs to take, oldest first.
+        scaling: as ``LBFGS`` takes it.
     """
     products = products.astype(np.float64)
     pairs = len(products) // 2
@@ -200,8 +206,8 @@ def _recursion(products: NDArray[Any], order: list[int]) -> NDArray[np.float64]:
         factors[pair] = s @ coefficients / s[pairs + pair]
         coefficients[pairs + pair] -= factors[pair]
     if order:
-        newest = pairs + order[-1]
-        coefficients *= products[newest, order[-1]] / products[newest, newest]
+        scales = [products[pairs + p, p] / products[pairs + p, pairs + p] for p in order]
+        coefficients *= scales[-1] if scaling == "newest" else 2 * np.mean(scales)
     for pair in order:
         s, y = products[pair], products[pairs + pair]
         coefficients[pair] += factors[pair] - y @ coefficients / s[pairs + pair]

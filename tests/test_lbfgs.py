@@ -97,6 +97,36 @@ def test_iterates_are_those_of_torch(line_search: str | None) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_scaling_by_the_mean_is_twice_that_of_all_pairs() -> None:
+    """The step is that of the inverse Hessian written out: γ·I, updated by each pair in turn."""
+    history, seen = 3, []
+
+    def make(point: torch.Tensor) -> LBFGS:
+        optimizer = LBFGS(point, history_size=history, scaling="mean", tolerance_grad=0)
+        step = optimizer.step
+
+        def watched(closure: Callable[[], torch.Tensor]) -> torch.Tensor:
+            before = point.detach().clone()
+            loss = step(closure)
+            assert point.grad is not None
+            seen.append((before, point.grad.clone(), point.detach() - before))
+            return loss
+
+        optimizer.step = watched  # type: ignore[method-assign, assignment]
+        return optimizer
+
+    valley(make, 8)
+    pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(seen)][-history:]
+    assert all(s @ y > 0 for s, y in pairs)
+    identity = torch.eye(60, dtype=torch.float64)
+    inverse = 2 * sum(s @ y / (y @ y) for s, y in pairs) / history * identity
+    for s, y in pairs:
+        off = identity - torch.outer(y, s) / (s @ y)
+        inverse = off.T @ inverse @ off + torch.outer(s, s) / (s @ y)
+    _, gradient, step = seen[-1]
+    torch.testing.assert_close(step, -inverse @ gradient, rtol=1e-6, atol=1e-9)
+
+
 def test_pair_without_curvature_is_not_remembered() -> None:
     """Where the loss is concave torch keeps its old pairs, and so do we."""
 
