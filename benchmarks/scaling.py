@@ -20,7 +20,7 @@ SIZE, LEVEL = 256, 0.1
 """Long edge; of the noise that the second run of each pair starts from."""
 
 
-def scaling(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def scaling(_: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs both on the pairs of ``embedded_network``, by the small network in float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     small = FrozenFeatures(tapped(load_small(EMBEDDED)), "avg").to(device)
