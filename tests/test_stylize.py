@@ -264,7 +264,7 @@ def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path)
 def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Path) -> None:
     params: dict[str, Any] = tiny_params(weights_file)
     for settings in params["experiments"].values():
-        settings |= {"content_layers": ["conv4_2"], "size": 48}
+        settings |= {"content_layers": ["conv4_2"], "size": 48, "evaluations": 30}
     params["backbone"] |= {"architecture": "vgg19-small", "weights": "embedded"}
     write_params(prepared, params)
     prepare(read_params().backbone)
@@ -273,7 +273,7 @@ def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Pa
     assert paths.WEIGHTS_FILE.read_bytes() == paths.EMBEDDED_FILE.read_bytes()
     stylize("second", read_params())
     rows = history("second")
-    assert rows[-1]["total"] < rows[0]["total"]
+    assert rows[-1]["total"] < rows[0]["total"] / 4
 
 
 @pytest.mark.parametrize("names", [[], ["first", "second"]])
