@@ -34,7 +34,7 @@ def scaling(_: argparse.Namespace) -> list[dict[str, Any]]:
             losses: dict[Scaling, list[float]] = {}
             for kind in ("newest", "mean"):
                 folder = FOLDER / f"scaling-{kind}"
-                _, losses[kind] = optimised(problem, start, max(EVALUATIONS), folder, kind)
+                losses[kind] = optimised(problem, start, max(EVALUATIONS), folder, kind)[1]
             reached = {
                 str(count): _reached(losses["mean"], min(losses["newest"][:count]))
                 for count in EVALUATIONS
