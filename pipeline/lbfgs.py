@@ -34,6 +34,11 @@ class LBFGS(torch.optim.Optimizer):
     loss infinite after it. Style losses are quartic in the activations, so this happens, most
     often at the second step. What a line search tries on its way is not bound.
 
+    **Differs**, if asked to: the inverse Hessian is built up from γ·I, and the usual γ = sᵀy / yᵀy
+    of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the directions
+    that the history does not know, and jumps from step to step. ``scaling="mean"`` takes twice the
+    mean of that over the history.
+
     Args:
         parameter: the tensor; a leaf that requires its gradient.
         largest_step: mean distance that a step may move a value; > 0.
