@@ -36,12 +36,14 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "float32, scaling newest": Setting("float32", 0, {}),
-    "float32": Setting("float32", 0, {"scaling": "mean"}),
-    "auto": Setting("auto", 0, {"scaling": "mean"}),
-    "auto, warm start": Setting("auto", WARM, {"scaling": "mean"}),
-    "auto, warm start, history 100": Setting(
-        "auto", WARM, {"scaling": "mean", "history_size": 100}
+    "float32": Setting("float32", 0, {}),
+    "auto": Setting("auto", 0, {}),
+    "auto, scaling mean": Setting("auto", 0, {"scaling": "mean"}),
+    "auto, warm start": Setting("auto", WARM, {}),
+    "auto, warm start, scaling mean": Setting("auto", WARM, {"scaling": "mean"}),
+    "auto, warm start, history 100": Setting("auto", WARM, {"history_size": 100}),
+    "auto, warm start, history 100, scaling mean": Setting(
+        "auto", WARM, {"history_size": 100, "scaling": "mean"}
     ),
 }
 PICTURES = "reports/speed-{}-{}.jpg"

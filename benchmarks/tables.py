@@ -199,8 +199,9 @@ def _loss(init: str, size: int, found: Mapping[str, Any]) -> list[str]:
     return [
         f"## Time to the loss of a plain run, from {init}, {found['size']}",
         "",
-        "`plain` has a history of 100 in L-BFGS and torch's scaling, the others of 20 and `mean` "
-        "where they say nothing else. From noise its steps are bound in length, as theirs are. The "
+        "`plain` has a history of 100 in L-BFGS, the others of 20 where they say nothing else; all "
+        "have torch's scaling but those that say so. From noise the steps of `plain` are bound in "
+        "length, as theirs are. The "
         f"pictures: [speed-{init}-{size}.jpg](speed-{init}-{size}.jpg).",
         "",
         *_table(columns, rows),

@@ -37,7 +37,8 @@ class LBFGS(torch.optim.Optimizer):
     **Differs**, if asked to: the inverse Hessian is built up from γ·I, and the usual γ = sᵀy / yᵀy
     of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the directions
     that the history does not know, and jumps from step to step. ``scaling="mean"`` takes twice the
-    mean of that over the history.
+    mean of that over the history. It is ahead in most runs, but may settle into steps that
+    overshoot and come back, and then gets nowhere.
 
     Args:
         parameter: the tensor; a leaf that requires its gradient.
