@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from typing import Any
@@ -47,6 +48,7 @@ def run(
         use_distributed_sampler=False,
         **options,
     )
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train_dataloaders=data, ckpt_path=resume_from)
     except SIGTERMException:
@@ -55,6 +57,8 @@ def run(
         sys.exit(SIGINT_STATUS)
     finally:
         trainer.strategy.optimizers = []  # L-BFGS's history is large, and the module keeps trainers
+        # After an exception Lightning puts back what it found, which may be a callback's.
+        signal.signal(signal.SIGINT, handler)
     if trainer.received_sigterm:  # too late for Lightning to see
         sys.exit(SIGTERM_STATUS)
     module.to(device)  # Lightning leaves it on the CPU

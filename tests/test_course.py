@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,9 @@ def test_run_that_diverges_once_goes_on_from_its_best_image(
     factor: float, settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {23}, factor)
+    handler = signal.getsignal(signal.SIGINT)
     stylize("first", read_params())
+    assert signal.getsignal(signal.SIGINT) is handler
     found = status()
     assert found["kind"] == "budget"
     assert len(found["notes"]) == 1
