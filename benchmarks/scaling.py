@@ -23,7 +23,7 @@ SIZE, LEVEL = 256, 0.1
 def scaling(_: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs both on the pairs of ``embedded_network``, by the small network in float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    small = FrozenFeatures(tapped(load_small(EMBEDDED)), "avg").to(device)
+    small = FrozenFeatures(tapped(load_small(EMBEDDED)), "avg", device=device)
     rows = []
     for pair, names in PAIRS.items():
         content, style = (image_of(name, SIZE).to(device) for name in names)

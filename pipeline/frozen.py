@@ -4,8 +4,7 @@ Autograd would keep every activation until the backward pass. Where the weights 
 things of a layer are needed there: which activations ReLU let through, and the activations
 themselves where their Gram matrix was taken. All else is freed as soon as the next layer has been
 computed from it. Of the first layer, whose maps are the largest and the cheapest, nothing is kept:
-it is computed again. The derivative of a 3×3 convolution of stride 1 is such a convolution again,
-with the kernels turned round.
+it is computed again.
 """
 
 from __future__ import annotations
@@ -15,19 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from pipeline.convolutions import Convolution, InStrips, frozen_convolution
 from pipeline.layers import LAYERS, check_layers
 from pipeline.operations import (
     add_gram_gradient,
-    convolved_in_strips,
     gram,
     kept_for_relu,
     pooled,
     pooled_back,
     through_relu,
 )
-from pipeline.precision import Precision, allowing
+from pipeline.precision import Precision
 from pipeline.vgg import check_size, layers_of
 
 
@@ -40,25 +38,31 @@ class FrozenFeatures(nn.Module):
         precision: of the convolutions. ``float32``; ``tf32``: on a GPU 10 bits of mantissa inside;
             ``bf16``: activations of 8 bits. In all of them Gram matrices are float32, and so is the
             first layer: to round its input would be to round away the small steps near a minimum.
+        device: where it computes, and what its convolutions are chosen for.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], pooling: str, precision: Precision = "float32"
+        self,
+        weights: Mapping[str, Tensor],
+        pooling: str,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
+        weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self.pooling, self.precision = pooling, precision
         self.layers = layers_of(weights)
         self._keep("mean", weights["mean"].view(1, 3, 1, 1))
         self._keep("std", weights["std"].view(1, 3, 1, 1))
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
+        self.convolutions = nn.ModuleDict()
         for name in self.layers:
             kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            if name != self.layers[0]:
-                kernels, bias = kernels.to(self.dtype), bias.to(self.dtype)
-            turned = kernels.flip(2, 3).transpose(0, 1)
-            self._keep(f"{name}_kernels", kernels.contiguous(memory_format=torch.channels_last))
-            self._keep(f"{name}_turned", turned.contiguous(memory_format=torch.channels_last))
-            self._keep(f"{name}_bias", bias)
+            self.convolutions[name] = (
+                InStrips(kernels, bias, self.dtype)
+                if name == self.layers[0]
+                else frozen_convolution(kernels, bias, precision)
+            )
             if f"{name}.tap" in weights:
                 self._keep(f"{name}_tap", weights[f"{name}.tap"])
 
@@ -122,21 +126,11 @@ class FrozenFeatures(nn.Module):
             yield name, LAYERS[name].block != block
             block = LAYERS[name].block
 
-    def convolved(self, name: str, maps: Tensor) -> Tensor:
-        """Returns a layer before ReLU."""
-        kernels, bias = self.get_buffer(f"{name}_kernels"), self.get_buffer(f"{name}_bias")
-        if name == self.layers[0]:
-            return convolved_in_strips(maps, kernels, bias, self.dtype)
-        with allowing(self.precision):
-            return functional.conv2d(maps, kernels, bias, padding=1)
-
-    def convolved_back(self, name: str, gradient: Tensor) -> Tensor:
-        """Returns the gradient of a layer's input, given that of its output before ReLU."""
-        kernels = self.get_buffer(f"{name}_turned")
-        if name == self.layers[0]:
-            return convolved_in_strips(gradient, kernels, None, kernels.dtype)
-        with allowing(self.precision):
-            return functional.conv2d(gradient, kernels, padding=1)
+    def convolution(self, name: str) -> Convolution:
+        """Returns a layer before ReLU, which can be asked for its derivative too."""
+        found = self.convolutions[name]
+        assert isinstance(found, Convolution)
+        return found
 
 
 class _Statistics(torch.autograd.Function):
@@ -153,7 +147,7 @@ class _Statistics(torch.autograd.Function):
         for name, after_pooling in network.down_to({*contents, *styles}):
             if after_pooling:
                 x, ctx.pooled[name] = pooled(x, network.pooling)
-            x = network.convolved(name, x).relu_()
+            x = network.convolution(name)(x).relu_()
             if name in contents:
                 features[name] = x.to(image.dtype, copy=True)
             if name in styles:
@@ -170,7 +164,7 @@ class _Statistics(torch.autograd.Function):
         while ctx.kept:
             name, maps = ctx.kept.popitem()
             if maps is None:
-                maps = network.convolved(name, ctx.input).relu_()
+                maps = network.convolution(name)(ctx.input).relu_()
             if name in of_features:
                 added = of_features[name].to(
                     network.dtype, copy=True, memory_format=torch.channels_last
@@ -181,7 +175,7 @@ class _Statistics(torch.autograd.Function):
             assert gradient is not None
             through_relu(gradient, maps)
             del maps
-            gradient = network.convolved_back(name, gradient)
+            gradient = network.convolution(name).back(gradient)
             if name in ctx.pooled:
                 gradient = pooled_back(gradient, *ctx.pooled.pop(name))
         assert gradient is not None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from pipeline.convolutions import LEAST_CHANNELS
 from pipeline.errors import UserError
 from pipeline.layers import LAYERS, check_layers
 from pipeline.precision import Precision
@@ -74,12 +75,18 @@ def estimate(demand: Demand) -> int:
 
 
 def _weights(demand: Demand) -> int:
-    """Returns the bytes of kernels: as they are read, and turned both ways, in each precision."""
-    before, count = 3, 0
+    """Returns the bytes of kernels: as they are read, and as each precision has them.
+
+    That is turned both ways, or as Winograd's algorithm wants them, which a GPU does without.
+    """
+    before, total = 3, 0
     for channels in demand.channels.values():
-        count += 9 * before * channels
+        wide = min(before, channels) >= LEAST_CHANNELS
+        each = (1 + (4 if wide else 2)) * FLOAT32
+        each += 2 * BFLOAT16 if demand.precision == "bf16" else 0
+        total += 9 * before * channels * each
         before = channels
-    return (3 * FLOAT32 + (2 * BFLOAT16 if demand.precision == "bf16" else 0)) * count
+    return total
 
 
 class _Step(NamedTuple):

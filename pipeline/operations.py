@@ -9,35 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.precision import allowing
-
 POSITIONS = 2**14
 """How many positions are gone through at a time on a CPU: what its cache holds."""
-
-
-def convolved_in_strips(
-    maps: Tensor, kernels: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """Returns a convolution in the precision of its kernels, rounded to ``dtype``.
-
-    Where one of the two is lower, a CPU goes through it strip by strip: no copy of the whole.
-    """
-    with allowing("float32"):
-        if maps.dtype == dtype or maps.device.type != "cpu":
-            return functional.conv2d(maps.to(kernels.dtype), kernels, bias, padding=1).to(dtype)
-        _, _, height, width = maps.shape
-        rows = max(1, POSITIONS // width)
-        found = torch.empty(
-            (1, len(kernels), height, width), dtype=dtype, memory_format=torch.channels_last
-        )
-        for begin in range(0, height, rows):
-            end = min(begin + rows, height)
-            above, below = min(begin, 1), min(height - end, 1)
-            strip = maps[:, :, begin - above : end + below].to(kernels.dtype)
-            lacking = (0, 0, 1 - above, 1 - below)
-            strip = functional.pad(strip, lacking).contiguous(memory_format=torch.channels_last)
-            found[:, :, begin:end] = functional.conv2d(strip, kernels, bias, padding=(0, 1))
-        return found
 
 
 def _by_position(maps: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def build_objective(
         device, precision: where the network computes, and in what.
     """
     return Objective(
-        FrozenFeatures(*load_backbone(network), precision).to(device),
+        FrozenFeatures(*load_backbone(network), precision, device),
         inputs.content_image.to(device),
         inputs.style_image.to(device),
         content_layers=settings.content_layers,

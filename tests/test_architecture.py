@@ -16,8 +16,8 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents"},
-    {"layers", "operations", "pictures", "sources", "documents", "warm"},
+    {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents", "winograd"},
+    {"layers", "operations", "convolutions", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},

@@ -95,17 +95,11 @@ def test_results_are_float32_and_contiguous_in_every_precision(weights: dict[str
         assert {value.dtype for value in (contents | grams).values()} == {torch.float32}
 
 
-def test_nothing_is_computed_below_the_deepest_layer_asked_for(
-    weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_computed_below_the_deepest_layer_asked_for(weights: dict[str, Tensor]) -> None:
     computed = []
-    convolved = FrozenFeatures.convolved
-    monkeypatch.setattr(
-        FrozenFeatures,
-        "convolved",
-        lambda self, name, maps: computed.append(name) or convolved(self, name, maps),
-    )
     network = FrozenFeatures(weights, "avg")
+    for name, convolution in network.convolutions.items():
+        convolution.register_forward_hook(lambda *_, name=name: computed.append(name))
     network(IMAGE, [], ["conv2_1"])
     assert computed == ["conv1_1", "conv1_2", "conv2_1"]
     assert network(IMAGE, [], []) == ({}, {})

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 def run(
     device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
 ) -> StyleTransfer:
-    features = FrozenFeatures(weights, "avg").to(device)
+    features = FrozenFeatures(weights, "avg", device=device)
     objective = Objective(
         features,
         *(image.to(device) for image in images),
