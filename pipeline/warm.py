@@ -243,7 +243,8 @@ def _end_with(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--serve":
-        _serve(sys.argv[2], Path(sys.argv[3]))
+    command, *given = sys.argv[1:] or sys.exit("usage: python -m pipeline.warm STAGE [NAME]")
+    if command == "--serve":
+        _serve(given[0], Path(given[1]))
     else:
-        run(sys.argv[1], sys.argv[2:])
+        run(command, given)
