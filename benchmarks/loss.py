@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.problems import Problem
+from benchmarks.problems import KIND, Problem
 from benchmarks.reference import optimised
 from pipeline.callbacks import Refinement
 from pipeline.files import replacing
@@ -46,7 +46,7 @@ SETTINGS = {
         "auto", WARM, {"history_size": 100, "scaling": "mean"}
     ),
 }
-PICTURES = "reports/speed-{}-{}.jpg"
+PICTURES = f"reports/speed-{{}}-{{}}{KIND}.jpg"
 """By the plain run, then by each setting when it had the plain one's loss."""
 
 

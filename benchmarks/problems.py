@@ -18,7 +18,7 @@ from pipeline.images import resize, to_tensor
 from pipeline.layers import LAYERS
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
-from pipeline.precision import Precision
+from pipeline.precision import Precision, fastest_precision
 from pipeline.small import tapped
 from pipeline.sources import locate
 from pipeline.vgg import Features, rescale, rescaling_means
@@ -32,6 +32,12 @@ TERMS: dict[str, Any] = {
     "style_weight": 1.0,
 }
 """The defaults of params.yaml."""
+KIND = ""
+"""What a file of figures has after its name: those of a GPU, or of a CPU without bfloat16."""
+if torch.cuda.is_available():
+    KIND = "-gpu"
+elif fastest_precision(torch.device("cpu")) == "float32":
+    KIND = "-float32"
 
 
 class Problem:
@@ -55,7 +61,7 @@ class Problem:
         self.small = tapped(small, {name: means[name] for name in means if f"{name}.head" in small})
 
     def ours(self, precision: Precision, network: str = "vgg") -> Objective:
-        features = FrozenFeatures(getattr(self, network), "avg", precision).to(self.device)
+        features = FrozenFeatures(getattr(self, network), "avg", precision, self.device)
         return Objective(features, self.content, self.style, **TERMS)
 
     def plain(self) -> PlainObjective:
@@ -67,13 +73,10 @@ class Problem:
         """Returns what evaluates loss and gradient once, by name."""
         plain = self.plain()
         found: dict[str, Callable[[], object]] = {"plain float32": lambda: self.gradient(plain)}
-        for precision in self.precisions():
+        for precision in precisions():
             objective = self.ours(precision)
             found[precision] = lambda o=objective: self.gradient(lambda x: o(x).total)  # type: ignore[misc]
         return found
-
-    def precisions(self) -> list[Precision]:
-        return ["float32", "tf32", "bf16"] if self.device.type == "cuda" else ["float32", "bf16"]
 
     def gradient(self, loss: Callable[[Tensor], Tensor]) -> None:
         image = self.content.clone().requires_grad_()
@@ -83,6 +86,16 @@ class Problem:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def precisions() -> list[Precision]:
+    """Returns those that the machine computes, and does not only imitate."""
+    found: dict[str, list[Precision]] = {
+        "": ["float32", "bf16"],
+        "-gpu": ["float32", "tf32", "bf16"],
+        "-float32": ["float32"],
+    }
+    return found[KIND]
 
 
 def _image(source: str) -> Tensor:

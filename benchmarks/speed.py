@@ -2,10 +2,11 @@
 
     python -m benchmarks.speed --help
 
-Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``, where there is a
-CUDA GPU its figures in ``benchmarks-gpu.json`` and ``benchmarks-gpu.md``. What is compared runs in
-turns in one process, or in a process of its own where memory is measured. A part that was
-not asked for keeps its figures of before, and so do the parts loss-… at another size.
+Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``; the figures of a
+CUDA GPU in ``benchmarks-gpu``, those of a CPU that does not multiply bfloat16 in
+``benchmarks-float32``. What is compared runs in turns in one process, or in a process of its own
+where memory is measured. A part that was not asked for keeps its figures of before, and so do the
+parts loss-… at another size.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 from benchmarks.loss import SETTINGS, loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
-from benchmarks.problems import Problem, in_turns, operations
+from benchmarks.problems import KIND, Problem, in_turns, operations, precisions
 from benchmarks.repro import whole_pipeline
 from benchmarks.scaling import scaling
 from benchmarks.tables import tables
@@ -38,9 +39,7 @@ from pipeline.objective import Objective
 from pipeline.precision import fastest_precision
 from pipeline.provenance import package_versions
 
-RESULTS = Path(
-    "reports/benchmarks-gpu.json" if torch.cuda.is_available() else "reports/benchmarks.json"
-)
+RESULTS = Path(f"reports/benchmarks{KIND}.json")
 TABLES = RESULTS.with_suffix(".md")
 PYTHON = sys.executable, "-W", "ignore"
 SIZES = {256: 7, 512: 7, 1024: 3, 2048: 1}
@@ -57,12 +56,14 @@ def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for edge, rounds in SIZES.items():
         problem = Problem(arguments.weights, edge)
         runs = problem.evaluations()
-        for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        types = {"float32": torch.float32, "bf16": torch.bfloat16}
+        products = {name: dtype for name, dtype in types.items() if name in runs}
+        for name, dtype in products.items():
             runs[f"product {name}"] = partial(_product, problem, dtype)
         found = in_turns(runs, rounds)
         limits = {
             name: operations(problem.size) * found[f"product {name}"] / (PRODUCTS * 2 * EDGE**3)
-            for name in ("float32", "bf16")
+            for name in products
         }
         rows.append({"size": f"{problem.size[1]}×{problem.size[0]}", "limits": limits, **found})
     return rows
@@ -80,7 +81,7 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for edge in SIZES:
         row: dict[str, Any] = {"size": f"{edge}×{edge * 3 // 4}"}
-        for name in ("plain float32", "float32", "bf16"):
+        for name in ("plain float32", *precisions()):
             command = [
                 sys.executable,
                 "-W",
@@ -186,7 +187,7 @@ def main() -> None:
         results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
         results[key] = row
         write_json(RESULTS, results)
-        write_text(TABLES, tables(results))
+        write_text(TABLES, tables(results, KIND))
     print(TABLES.read_text("utf-8"))
 
 

@@ -6,9 +6,20 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+KINDS = {
+    "": "a CPU that multiplies bfloat16",
+    "-gpu": "a CUDA GPU",
+    "-float32": "a CPU that does not multiply bfloat16",
+}
 
-def tables(results: Mapping[str, Any]) -> str:
-    """Returns a page of what was measured; a part that never was is said to be missing."""
+
+def tables(results: Mapping[str, Any], kind: str) -> str:
+    """Returns a page of what was measured; a part that never was is said to be missing.
+
+    Args:
+        results: by the names of the parts.
+        kind: of the machine, as ``problems.KIND`` has it.
+    """
     makers: dict[str, Callable[[Any], list[str]]] = {
         "evaluation": _evaluation,
         "deterministic": _deterministic,
@@ -22,12 +33,11 @@ def tables(results: Mapping[str, Any]) -> str:
     for init in ("content", "noise"):
         sizes = [int(key.rpartition("-")[2]) for key in results if key.startswith(f"loss-{init}-")]
         for size in sorted(sizes):
-            makers[f"loss-{init}-{size}"] = partial(_loss, init, size)
+            makers[f"loss-{init}-{size}"] = partial(_loss, f"speed-{init}-{size}{kind}.jpg", init)
     lines = [
         "# Benchmarks",
         "",
-        "By `python -m benchmarks.speed`; see benchmarks/README.md. A GPU's figures stand in "
-        "`benchmarks-gpu.md` once somebody has run it on one.",
+        f"By `python -m benchmarks.speed` on {KINDS[kind]}; see benchmarks/README.md.",
         "",
     ]
     for part, maker in makers.items():
@@ -55,11 +65,12 @@ def _evaluation(found: list[dict[str, Any]]) -> list[str]:
         [
             row["size"],
             *(f"{row[name]:.4g}" for name in names),
-            *(f"{row[name] / row['limits'][name]:.2f}" for name in ("float32", "bf16")),
+            *(f"{row[name] / limit:.2f}" for name, limit in row["limits"].items()),
         ]
         for row in found
     ]
-    columns = ["size", *(f"{name}, s" for name in names), "float32 / limit", "bf16 / limit"]
+    columns = ["size", *(f"{name}, s" for name in names)]
+    columns += [f"{name} / limit" for name in found[0]["limits"]]
     return [
         "## One evaluation",
         "",
@@ -89,15 +100,16 @@ def _deterministic(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _memory(found: list[dict[str, Any]]) -> list[str]:
+    names = [name for name in found[0] if name != "size"]
     rows = [
         [
             row["size"],
-            *(f"{row[name]:.0f}" for name in ("plain float32", "float32", "bf16")),
+            *(f"{row[name]:.0f}" for name in names),
             f"{100 * row['float32'] / row['plain float32']:.0f} %",
         ]
         for row in found
     ]
-    columns = ["size", "plain float32, MiB", "float32", "bf16", "float32 / plain"]
+    columns = ["size", *(f"{name}, MiB" for name in names), "float32 / plain"]
     return [
         "## Memory of an evaluation",
         "",
@@ -182,7 +194,7 @@ def _scaling(found: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _loss(init: str, size: int, found: Mapping[str, Any]) -> list[str]:
+def _loss(pictures: str, init: str, found: Mapping[str, Any]) -> list[str]:
     plain = {"evaluations": 500, "float32_evaluations": 500}
     plain |= {"seconds": found["plain_s"], "loss": found["target"]}
     rows = [
@@ -202,7 +214,7 @@ def _loss(init: str, size: int, found: Mapping[str, Any]) -> list[str]:
         "`plain` has a history of 100 in L-BFGS, the others of 20 where they say nothing else; all "
         "have torch's scaling but those that say so. From noise the steps of `plain` are bound in "
         "length, as theirs are. The "
-        f"pictures: [speed-{init}-{size}.jpg](speed-{init}-{size}.jpg).",
+        f"pictures: [{pictures}]({pictures}).",
         "",
         *_table(columns, rows),
     ]
