@@ -14,6 +14,8 @@ from torch.optim.lbfgs import _strong_wolfe
 
 CURVED = 1e-10
 """A pair whose sᵀy is not above this is not remembered; torch's value."""
+MOST, LEAST, GROWTH = 2.0, 0.25, 1.25
+"""Of the factor that ``mean`` has before it; what a loss that rose takes from it is half."""
 Scaling = Literal["newest", "mean"]
 
 
@@ -36,9 +38,10 @@ class LBFGS(torch.optim.Optimizer):
 
     **Differs**, if asked to: the inverse Hessian is built up from γ·I, and the usual γ = sᵀy / yᵀy
     of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the directions
-    that the history does not know, and jumps from step to step. ``scaling="mean"`` takes twice the
-    mean of that over the history. It is ahead in most runs, but may settle into steps that
-    overshoot and come back, and then gets nowhere.
+    that the history does not know, and jumps from step to step. ``scaling="mean"`` takes the mean
+    of that over the history, twice. Where that is too long a run would settle into steps that
+    overshoot and come back: after each that raised the loss the factor is half of what it was, down
+    to a quarter, and after each other it grows again.
 
     Args:
         parameter: the tensor; a leaf that requires its gradient.
@@ -103,11 +106,14 @@ class LBFGS(torch.optim.Optimizer):
             state.update(_empty(gradient, options["history_size"]))
             state["basis"][-1] = gradient
             state["products"][-1, -1] = gradient.square().sum()
+            state["loss"] = float(loss)
             length = min(1.0, 1 / gradient.abs().sum().item()) * options["lr"]
         else:
             self._remember(gradient)
+            self._adapt(float(loss))
             length = options["lr"]
-        coefficients = _recursion(state["products"].numpy(), state["order"], options["scaling"])
+        factor = state["factor"] if options["scaling"] == "mean" else None
+        coefficients = _recursion(state["products"].numpy(), state["order"], factor)
         slope = float(state["products"][-1].double().numpy() @ coefficients)
         if slope > -options["tolerance_change"]:
             state["basis"][state["spare"]] = 0
@@ -149,6 +155,15 @@ class LBFGS(torch.optim.Optimizer):
             used = self.param_groups[0]["history_size"]
             state["spare"] = order.pop(0) if len(order) > used else len(order)
 
+    def _adapt(self, loss: float) -> None:
+        """Makes the next steps bolder, or less so where the latest one raised the loss."""
+        state = self.state[self.parameter]
+        fell = loss <= state["loss"]
+        state["factor"] = (
+            min(MOST, state["factor"] * GROWTH) if fell else max(LEAST, state["factor"] / 2)
+        )
+        state["loss"] = loss
+
     def _searched(
         self,
         closure: Callable[[], Tensor],
@@ -187,20 +202,23 @@ def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
     one pair more than is remembered, the ``spare`` one: the step being taken. ``products`` is
     basis · basisᵀ, on the CPU, with 0 for those that the recursion never meets: of two steps, and
     of a step with an older difference. ``order`` lists the pairs that are remembered, oldest first.
+    ``factor`` is what ``mean`` multiplies the mean by.
     """
     rows = 2 * (history_size + 1) + 1
     basis = gradient.new_zeros((rows, gradient.numel()))
     products = torch.zeros((rows, rows), dtype=gradient.dtype)
-    return {"basis": basis, "products": products, "order": [], "spare": 0}
+    return {"basis": basis, "products": products, "order": [], "spare": 0, "factor": MOST}
 
 
-def _recursion(products: NDArray[Any], order: list[int], scaling: Scaling) -> NDArray[np.float64]:
+def _recursion(
+    products: NDArray[Any], order: list[int], factor: float | None
+) -> NDArray[np.float64]:
     """Returns the direction in terms of the basis: the two-loop recursion on its coefficients.
 
     Args:
         products: of the rows of the basis with each other.
         order: the pairs to take, oldest first.
-        scaling: as ``LBFGS`` takes it.
+        factor: of the mean that γ is; None: γ is torch's.
     """
     products = products.astype(np.float64)
     pairs = len(products) // 2
@@ -213,7 +231,7 @@ def _recursion(products: NDArray[Any], order: list[int], scaling: Scaling) -> ND
         coefficients[pairs + pair] -= factors[pair]
     if order:
         scales = [products[pairs + p, p] / products[pairs + p, pairs + p] for p in order]
-        coefficients *= scales[-1] if scaling == "newest" else 2 * np.mean(scales)
+        coefficients *= scales[-1] if factor is None else factor * np.mean(scales)
     for pair in order:
         s, y = products[pair], products[pairs + pair]
         coefficients[pair] += factors[pair] - y @ coefficients / s[pairs + pair]

@@ -55,7 +55,7 @@ class Lbfgs(Section):
 
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     history_size: Annotated[int, Field(ge=1, le=1000)] = 20
-    scaling: Literal["newest", "mean"] = "newest"
+    scaling: Literal["newest", "mean"] = "mean"
     tolerance_grad: Weight = 0.0
     tolerance_change: Weight = 0.0
     line_search_fn: Literal["strong_wolfe"] | None = None

@@ -110,7 +110,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
 
 def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> None:
     """No loss is spoilt here: L-BFGS itself leaves, and the damped one returns."""
-    settled(lbfgs={"lr": 12.0}, largest_step=1.0)
+    settled(lbfgs={"lr": 12.0, "scaling": "newest"}, largest_step=1.0)
     stylize("first", read_params())
     found = status()
     assert found["notes"]

@@ -97,9 +97,9 @@ def test_iterates_are_those_of_torch(line_search: str | None) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_scaling_by_the_mean_is_twice_that_of_all_pairs() -> None:
+def test_scaling_by_the_mean_is_a_multiple_of_that_of_all_pairs() -> None:
     """The step is that of the inverse Hessian written out: γ·I, updated by each pair in turn."""
-    history, seen = 3, []
+    history, seen, factors = 3, [], []
 
     def make(point: torch.Tensor) -> LBFGS:
         optimizer = LBFGS(point, history_size=history, scaling="mean", tolerance_grad=0)
@@ -110,6 +110,7 @@ def test_scaling_by_the_mean_is_twice_that_of_all_pairs() -> None:
             loss = step(closure)
             assert point.grad is not None
             seen.append((before, point.grad.clone(), point.detach() - before))
+            factors.append(optimizer.state[point]["factor"])
             return loss
 
         optimizer.step = watched  # type: ignore[method-assign, assignment]
@@ -119,12 +120,27 @@ def test_scaling_by_the_mean_is_twice_that_of_all_pairs() -> None:
     pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(seen)][-history:]
     assert all(s @ y > 0 for s, y in pairs)
     identity = torch.eye(60, dtype=torch.float64)
-    inverse = 2 * sum(s @ y / (y @ y) for s, y in pairs) / history * identity
+    inverse = factors[-1] * sum(s @ y / (y @ y) for s, y in pairs) / history * identity
     for s, y in pairs:
         off = identity - torch.outer(y, s) / (s @ y)
         inverse = off.T @ inverse @ off + torch.outer(s, s) / (s @ y)
     _, gradient, step = seen[-1]
     torch.testing.assert_close(step, -inverse @ gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_factor_of_the_mean_is_halved_by_a_loss_that_rises_and_grows_back() -> None:
+    point = torch.tensor([1.0, 1.0], requires_grad=True)
+    optimizer = LBFGS(point, scaling="mean")
+    factors = []
+    for loss in (5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 9.0, 8.0):
+
+        def closure(loss: float = loss) -> torch.Tensor:
+            point.grad = point.detach() * torch.tensor([1.0, 3.0])
+            return torch.tensor(loss)
+
+        optimizer.step(closure)
+        factors.append(optimizer.state[point]["factor"])
+    assert factors == [2, 2, 1, 0.5, 0.25, 0.25, 0.3125, 0.390625]
 
 
 def test_pair_without_curvature_is_not_remembered() -> None:
