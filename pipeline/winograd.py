@@ -4,8 +4,8 @@ Winograd's F(4×4, 3×3) (Lavin & Gray 2016, "Fast algorithms for convolutional 
 convolution is a product of polynomials, and a product of polynomials can be had by multiplying
 their values at as many points as it has coefficients. A tile of 4×4 of the output comes from 6×6
 of the input: their values at 6×6 points are multiplied by the kernel's, summed over the channels
-(a matrix product for each point), and what the tile is found by interpolation: 36 multiplications
-where 144 would have been made.
+(a matrix product for each point), and what the tile must be is found by interpolation: 36
+multiplications where 144 would have been made.
 
 **Differs:** the points are 0, ±3/2, ±2/3 and ∞, not 0, ±1, ±2 and ∞. The values are smaller, and
 the rounding errors in float32 less than half as large. And the inverse of a point is a point
@@ -26,6 +26,7 @@ TILE, POINTS = 4, 6
 AS_THEY_ARE, INVERSES = (0, 1, 2, 3, 4, 5), (5, 3, 4, 1, 2, 0)
 """The points, and the inverse of each."""
 _N = 2 * (A**2 - A**-2)
+"""What interpolation divides the values at all but 0 and ∞ by; here it is the kernels that are."""
 VALUES = 2**16
 """How many values of the input are gone through at a time, about: what a cache holds."""
 
