@@ -144,7 +144,7 @@ class LBFGS(torch.optim.Optimizer):
         torch.sub(gradient, basis[-1], out=basis[pairs + new])
         basis[-1] = gradient
         rows = [pairs + new, 2 * pairs]
-        # The one place of a step that waits for the device.
+        # Here a step waits for the device; the loss, read after it, is there by then.
         found = (basis @ basis[rows].T).cpu()
         products = state["products"] = state["products"].cpu()  # where a checkpoint may have put it
         products[new] = products[:, new] = 0
