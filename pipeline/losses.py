@@ -90,6 +90,17 @@ def total_variation(image: Tensor) -> Tensor:
     return vertical + horizontal
 
 
+def out_of_range(image: Tensor) -> Tensor:
+    """Returns the mean squared distance of the values from [0, 1], a scalar; 0 for a picture.
+
+    The range loss of Crowson's CLIP-guided diffusion (2021). **Differs:** the paper has none.
+
+    Args:
+        image: (1, 3, H, W) float32, RGB, 0 black and 1 white.
+    """
+    return (image - image.clamp(0, 1)).square().mean()
+
+
 PairLoss = Callable[["Tensor", "Tensor", int], "Tensor"]
 
 CONVENTIONS: dict[str, tuple[PairLoss, PairLoss]] = {

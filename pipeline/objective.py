@@ -10,20 +10,24 @@ from torch import Tensor, nn
 
 from pipeline.frozen import FrozenFeatures
 from pipeline.layers import LAYERS
-from pipeline.losses import CONVENTIONS, total_variation
+from pipeline.losses import CONVENTIONS, out_of_range, total_variation
+
+TERMS = "total", "content", "style", "variation", "out_of_range"
+"""Of ``Losses``, the weighted ones."""
 
 
 class Losses(NamedTuple):
-    """One evaluation of the objective. ``total = content + style + variation``, all scalars.
+    """One evaluation of the objective, all scalars.
 
-    ``content``, ``style`` and ``variation`` are weighted; ``content_layers`` and ``style_layers``
-    hold each layer's own loss, before any weight.
+    ``total`` is the sum of ``content``, ``style``, ``variation`` and ``out_of_range``, which are
+    weighted; ``content_layers`` and ``style_layers`` hold each layer's own loss, before any weight.
     """
 
     total: Tensor
     content: Tensor
     style: Tensor
     variation: Tensor
+    out_of_range: Tensor
     content_layers: dict[str, Tensor]
     style_layers: dict[str, Tensor]
 
@@ -31,7 +35,7 @@ class Losses(NamedTuple):
 class Objective(nn.Module):
     """α·content + β·style (Gatys et al. 2016, eq. 7) as a function of an image.
 
-    **Differs:** adds ``variation_weight`` times the total variation, 0 unless asked for.
+    **Differs:** adds, if asked to, a smoothness prior and a price for what no picture can hold.
 
     Args:
         features: the network.
@@ -41,6 +45,7 @@ class Objective(nn.Module):
         content_layers, style_layers: {layer: its weight w_l}; either may be empty.
         content_weight, style_weight: α and β.
         variation_weight: of the total variation.
+        range_weight: of the mean squared distance from [0, 1].
         convention: a key of ``CONVENTIONS``.
     """
 
@@ -55,13 +60,14 @@ class Objective(nn.Module):
         content_weight: float,
         style_weight: float,
         variation_weight: float = 0.0,
+        range_weight: float = 0.0,
         convention: str = "mean",
     ) -> None:
         super().__init__()
         self.features = features
         self.content_weights, self.style_weights = dict(content_layers), dict(style_layers)
         self.content_weight, self.style_weight = content_weight, style_weight
-        self.variation_weight = variation_weight
+        self.variation_weight, self.range_weight = variation_weight, range_weight
         self.content_loss, self.style_loss = CONVENTIONS[convention]
         with torch.no_grad():
             contents, _ = features(content_image, content_layers, [])
@@ -88,11 +94,13 @@ class Objective(nn.Module):
         }
         content = self.content_weight * _weighted(content_layers, self.content_weights, image)
         style = self.style_weight * _weighted(style_layers, self.style_weights, image)
-        variation = image.new_zeros(())
+        variation, beyond = image.new_zeros(()), image.new_zeros(())
         if self.variation_weight:
             variation = self.variation_weight * total_variation(image)
-        total = content + style + variation
-        return Losses(total, content, style, variation, content_layers, style_layers)
+        if self.range_weight:
+            beyond = self.range_weight * out_of_range(image)
+        total = content + style + variation + beyond
+        return Losses(total, content, style, variation, beyond, content_layers, style_layers)
 
     @property
     def names(self) -> list[str]:
@@ -100,15 +108,15 @@ class Objective(nn.Module):
         layers = [f"content_{name}" for name in self.content_weights]
         layers += [f"style_{name}" for name in self.style_weights]
         weighted = [f"{name}_weighted" for name in layers]
-        return ["total", "content", "style", "variation", *layers, *weighted]
+        return [*TERMS, *layers, *weighted]
 
     def named(self, losses: Losses) -> dict[str, Tensor]:
         """Returns one evaluation flat, by the names a record uses; every value a scalar.
 
-        ``total``, ``content``, ``style`` and ``variation`` are weighted. ``content_conv4_2``,
-        ``style_conv1_1`` … are a layer's own loss, and with ``_weighted`` its part of the total.
+        ``TERMS`` are weighted. ``content_conv4_2``, ``style_conv1_1`` … are a layer's own loss, and
+        with ``_weighted`` its part of the total.
         """
-        terms = [losses.total, losses.content, losses.style, losses.variation]
+        terms = [getattr(losses, term) for term in TERMS]
         content, style = losses.content_layers, losses.style_layers
         own = [*content.values(), *style.values()]
         factors = [self.content_weight * self.content_weights[name] for name in content]

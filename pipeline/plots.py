@@ -32,7 +32,7 @@ _DECADES = 1e-5
 _PATH, _FINER = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
 """An SVG's paths, and in them what is finer than a hundredth of a point: a third of the file."""
 
-_TERMS = ("total", "content", "style", "variation")
+_TERMS = ("total", "content", "style", "variation", "out_of_range")
 _WEIGHTED = "_weighted"
 
 

@@ -145,6 +145,7 @@ def build_objective(
         content_weight=settings.content_weight,
         style_weight=settings.style_weight,
         variation_weight=settings.variation_weight,
+        range_weight=settings.range_weight,
         convention=settings.convention,
     )
 

@@ -77,6 +77,7 @@ class Settings(Section):
     content_weight: Weight
     style_weight: Weight
     variation_weight: Weight = 0.0
+    range_weight: Weight = 0.0
     convention: LossConvention = "mean"
     init: Literal["noise", "content", "style"] = "noise"
     noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -199,6 +199,7 @@ legal_settings = st.fixed_dictionaries(
     optional={
         "style_weight": weights,
         "variation_weight": weights,
+        "range_weight": weights,
         "convention": st.sampled_from(sorted(CONVENTIONS)),
         "init": st.sampled_from(["noise", "content", "style"]),
         "seed": st.integers(0, 2**63 - 1),

@@ -10,6 +10,7 @@ from pipeline.losses import (
     content_loss_mean,
     content_loss_paper,
     gram_matrix,
+    out_of_range,
     style_loss_mean,
     style_loss_paper,
     total_variation,
@@ -108,3 +109,12 @@ def test_total_variation_sees_edges_not_levels() -> None:
     edge[..., 3:] = 0.2
     assert total_variation(flat) == 0
     assert total_variation(edge).item() == pytest.approx(0.5**2 / 5)
+
+
+def test_only_what_no_picture_can_hold_is_out_of_range() -> None:
+    image = torch.tensor([0.0, 1.0, 0.3, -0.2, 1.5, 0.9]).view(1, 3, 1, 2).requires_grad_()
+    loss = out_of_range(image)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.2**2 + 0.5**2) / 6)
+    expected = torch.tensor([0.0, 0.0, 0.0, -0.2, 0.5, 0.0]) * 2 / 6
+    torch.testing.assert_close(image.grad, expected.view(1, 3, 1, 2))

@@ -157,7 +157,7 @@ def test_curves_of_a_run_without_layers_are_drawn() -> None:
     curve = [2.0, 1.0]
     zero = [0.0, 0.0]
     history = {"evaluation": [1.0, 2.0], "total": curve, "variation": curve}
-    loss_curves({**history, "content": zero, "style": zero}, PLOT)
+    loss_curves({**history, "content": zero, "style": zero, "out_of_range": zero}, PLOT)
     assert PLOT.is_file()
 
 

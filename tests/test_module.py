@@ -35,6 +35,7 @@ def objective(weights: dict[str, Tensor], images: tuple[Tensor, Tensor]) -> Obje
         content_weight=0.1,
         style_weight=1.0,
         variation_weight=0.01,
+        range_weight=0.5,
     )
 
 
@@ -134,10 +135,9 @@ def test_loss_falls_and_the_named_losses_add_up(
     assert module.losses["total"] < first["total"] / 3
     for losses in (first, module.losses):
         parts = [losses[name] for name in losses if name.endswith("_weighted")]
-        torch.testing.assert_close(sum(parts) + losses["variation"], losses["total"])
-        torch.testing.assert_close(
-            losses["content"] + losses["style"] + losses["variation"], losses["total"]
-        )
+        others = losses["variation"] + losses["out_of_range"]
+        torch.testing.assert_close(sum(parts) + others, losses["total"])
+        torch.testing.assert_close(losses["content"] + losses["style"] + others, losses["total"])
         torch.testing.assert_close(losses["content"], 0.1 * losses["content_conv2_2"])
 
 
@@ -164,3 +164,30 @@ def test_gradient_is_that_of_the_image(objective: Objective, images: tuple[Tenso
     module = StyleTransfer(objective, images[1], PLAIN)
     fit(module, 1)
     torch.testing.assert_close(module.gradient, image.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_picture_as_saved_has_the_loss_that_was_found(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
+) -> None:
+    def found(range_weight: float) -> tuple[float, float]:
+        objective = Objective(
+            FrozenFeatures(weights, "avg"),
+            images[0],
+            (images[1] > 0.5).float(),
+            content_layers={},
+            style_layers={"conv1_1": 1.0, "conv2_1": 1.0},
+            content_weight=0.0,
+            style_weight=1.0,
+            range_weight=range_weight,
+        )
+        module = StyleTransfer(objective, images[0], PLAIN)
+        fit(module, 60)
+        with torch.no_grad():
+            image = module.image
+            return float(objective(image).style), float(objective(image.clamp(0, 1)).style)
+
+    free, cut_off = found(0.0)
+    assert cut_off > 10 * free
+    kept, saved = found(1000.0)
+    assert saved == pytest.approx(kept, rel=0.05)
+    assert saved < cut_off / 2
