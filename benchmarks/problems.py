@@ -19,6 +19,7 @@ from pipeline.layers import LAYERS
 from pipeline.objective import Objective
 from pipeline.pictures import read_picture
 from pipeline.precision import Precision, fastest_precision
+from pipeline.recording import quickest
 from pipeline.small import tapped
 from pipeline.sources import locate
 from pipeline.vgg import Features, rescale, rescaling_means
@@ -43,9 +44,9 @@ elif fastest_precision(torch.device("cpu")) == "float32":
 class Problem:
     """A photograph, a painting and VGG-19 rescaled on them, at a size."""
 
-    def __init__(self, weights: str | None, edge: int) -> None:
+    def __init__(self, weights: str | None, edge: int, height: int | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.size = (edge * 3 // 4, edge)
+        self.size = (height or edge * 3 // 4, edge)
         self.content, self.style = (
             resize(image, self.size, "bicubic", antialias=True).to(self.device)
             for image in (
@@ -76,6 +77,11 @@ class Problem:
         for precision in precisions():
             objective = self.ours(precision)
             found[precision] = lambda o=objective: self.gradient(lambda x: o(x).total)  # type: ignore[misc]
+            if self.device.type == "cuda":
+                recorded = quickest(objective, self.content)
+                found[f"{precision} recorded"] = lambda r=recorded: self.gradient(  # type: ignore[misc]
+                    lambda x: r(x)["total"]
+                )
         return found
 
     def gradient(self, loss: Callable[[Tensor], Tensor]) -> None:

@@ -29,6 +29,7 @@ import torch
 from benchmarks.loss import SETTINGS, loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
+from benchmarks.picture import picture
 from benchmarks.problems import KIND, Problem, in_turns, operations, precisions
 from benchmarks.repro import whole_pipeline
 from benchmarks.scaling import scaling
@@ -171,6 +172,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "loss-content": partial(loss, "content"),
     "loss-noise": partial(loss, "noise"),
 }
+if torch.cuda.is_available():
+    PARTS["picture"] = picture
 
 
 def main() -> None:

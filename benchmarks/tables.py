@@ -30,6 +30,8 @@ def tables(results: Mapping[str, Any], kind: str) -> str:
         "pipeline": _pipeline,
         "scaling": _scaling,
     }
+    if kind == "-gpu":
+        makers["picture"] = _picture
     for init in ("content", "noise"):
         sizes = [int(key.rpartition("-")[2]) for key in results if key.startswith(f"loss-{init}-")]
         for size in sorted(sizes):
@@ -60,17 +62,20 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def _evaluation(found: list[dict[str, Any]]) -> list[str]:
-    names = [name for name in ("plain float32", "float32", "tf32", "bf16") if name in found[0]]
+    names = [name for name in found[0] if name not in ("size", "limits")]
+    names = [name for name in names if not name.startswith("product")]
+    limited = {name: name.removesuffix(" recorded") for name in names}
+    limited = {name: limit for name, limit in limited.items() if limit in found[0]["limits"]}
     rows = [
         [
             row["size"],
             *(f"{row[name]:.4g}" for name in names),
-            *(f"{row[name] / limit:.2f}" for name, limit in row["limits"].items()),
+            *(f"{row[name] / row['limits'][limit]:.2f}" for name, limit in limited.items()),
         ]
         for row in found
     ]
     columns = ["size", *(f"{name}, s" for name in names)]
-    columns += [f"{name} / limit" for name in found[0]["limits"]]
+    columns += [f"{name} / limit" for name in limited]
     return [
         "## One evaluation",
         "",
@@ -191,6 +196,27 @@ def _scaling(found: list[dict[str, Any]]) -> list[str]:
         "many as stand above; by the small network at 256 pixels, with a history of 20.",
         "",
         *_table(["content × style", "from", *counts], rows),
+    ]
+
+
+def _picture(found: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [
+            row["size"],
+            row["precision"],
+            *(f"{row[name]:.3g}" for name in ("first_s", "run_s")),
+            *(f"{1000 * row[name]:.3g}" for name in ("evaluation_s", "lbfgs_s")),
+        ]
+        for row in found
+    ]
+    columns = ["size", "precision", "first run, s", "next, s", "an evaluation, ms", "L-BFGS, ms"]
+    return [
+        "## A picture",
+        "",
+        "500 evaluations by VGG-19 from the content image, with history and progress; what of a "
+        "step is the evaluation, replayed, and what L-BFGS with a history of 20.",
+        "",
+        *_table(columns, rows),
     ]
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.lbfgs import LBFGS
-from pipeline.objective import Losses, Objective
+from pipeline.objective import Objective
+from pipeline.recording import Evaluator
 
 MID_GREY = 0.5
 COUNTS = "evaluations", "exact_evaluations", "iterations"
@@ -51,7 +52,7 @@ class StyleTransfer(pl.LightningModule):
         largest_step: float = 0.1,
     ) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.evaluator = objective, Evaluator()
         self.scale = 1 / (first_step * start.numel())
         self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
@@ -87,12 +88,15 @@ class StyleTransfer(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Evaluates the objective once: the closure of L-BFGS, called again by a line search."""
-        losses: Losses = self.objective(self.image)
-        named = self.objective.named(losses)
-        self.losses = {name: loss.detach() for name, loss in named.items()}
+        losses = self.evaluator(self.objective, self.image)
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
         self.evaluations += 1
         self.exact_evaluations += self.objective.features.precision == "float32"
-        return losses.total
+        return losses["total"]
+
+    def on_fit_end(self) -> None:
+        """Lets a recording go: Lightning moves what it was made of."""
+        self.evaluator = Evaluator()
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Has the optimiser take a step, and counts it."""

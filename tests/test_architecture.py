@@ -21,6 +21,7 @@ FLOORS = [
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking"},
+    {"recording"},
     {"presets", "module", "distillation", "cells"},
     {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},

@@ -11,23 +11,34 @@ from torch import Tensor
 from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
+from pipeline.precision import Precision
+from pipeline.recording import Recorded, quickest
 from pipeline.training import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
 
-def run(
-    device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
-) -> StyleTransfer:
-    features = FrozenFeatures(weights, "avg", device=device)
-    objective = Objective(
-        features,
+def objective_on(
+    device: str,
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    precision: Precision = "float32",
+) -> Objective:
+    return Objective(
+        FrozenFeatures(weights, "avg", precision, device),
         *(image.to(device) for image in images),
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv3_1": 0.5},
         content_weight=0.1,
         style_weight=1.0,
+        range_weight=1.0,
     )
+
+
+def run(
+    device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
+) -> StyleTransfer:
+    objective = objective_on(device, weights, images)
     lbfgs = {"lr": 1.0, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0}
     module = StyleTransfer(objective, images[0], lbfgs)
     fit(module, name=device, folder=folder, evaluations=10, intermediates=[5])
@@ -55,3 +66,21 @@ def test_gpu_run_gives_the_same_image_twice(
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     first, second = (run("cuda", weights, images, tmp_path / name) for name in "ab")
     assert torch.equal(first.image, second.image)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_evaluation_is_recorded_as_a_cuda_graph(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], precision: Precision
+) -> None:
+    objective = objective_on("cuda", weights, images, precision)
+    image = images[0].cuda()
+    recorded = quickest(objective, image)
+    assert isinstance(recorded, Recorded)
+    for other in (image, images[1].cuda()):
+        other.requires_grad_()
+        expected = objective.named(objective(other))
+        found = recorded(other)
+        gradients = [torch.autograd.grad(each["total"], other)[0] for each in (found, expected)]
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+        for name in expected:
+            torch.testing.assert_close(found[name].detach(), expected[name].detach())

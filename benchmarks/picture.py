@@ -1,0 +1,83 @@
+"""How long a GPU takes for whole pictures, and what of that is L-BFGS."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.problems import Problem, precisions, seconds
+from pipeline.lbfgs import LBFGS
+from pipeline.module import StyleTransfer
+from pipeline.precision import Precision
+from pipeline.recording import quickest
+from pipeline.training import fit
+
+EVALUATIONS, EDGES, STEPS = 500, (512, 1024), 100
+"""Of a picture; its edges, all alike; of L-BFGS alone, after as many that fill its history."""
+
+
+def picture(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures runs from the content image with a history of 20: the first, and one after it."""
+    rows = []
+    for edge in EDGES:
+        problem = Problem(arguments.weights, edge, height=edge)
+        for precision in precisions():
+            first, second = (_run(problem, precision) for _ in range(2))
+            rows.append(
+                {
+                    "size": f"{edge}×{edge}",
+                    "precision": precision,
+                    "first_s": first,
+                    "run_s": second,
+                    "evaluation_s": _evaluations(problem, precision) / EVALUATIONS,
+                    "lbfgs_s": _steps(problem) / STEPS,
+                }
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _run(problem: Problem, precision: Precision) -> float:
+    module = StyleTransfer(problem.ours(precision), problem.content, {"history_size": 20})
+    with tempfile.TemporaryDirectory() as name:
+
+        def whole() -> None:
+            fit(module, name="run", folder=Path(name), evaluations=EVALUATIONS)
+            problem.wait()
+
+        return seconds(whole)
+
+
+def _evaluations(problem: Problem, precision: Precision) -> float:
+    evaluate = quickest(problem.ours(precision), problem.content)
+    image = problem.content.clone().requires_grad_()
+
+    def all_of_them() -> None:
+        for _ in range(EVALUATIONS):
+            torch.autograd.grad(evaluate(image)["total"], image)
+        problem.wait()
+
+    return seconds(all_of_them)
+
+
+def _steps(problem: Problem) -> float:
+    """Returns the seconds of L-BFGS's steps down a bowl that costs next to nothing."""
+    point = problem.content.clone().requires_grad_()
+    optimizer = LBFGS(point, history_size=20)
+    slopes = torch.linspace(1, 2, point.numel(), device=point.device).view_as(point)
+
+    def closure() -> torch.Tensor:
+        point.grad = slopes * point.detach()
+        return point.grad.sum()
+
+    def all_of_them() -> None:
+        for _ in range(STEPS):
+            optimizer.step(closure)
+        problem.wait()
+
+    all_of_them()
+    return seconds(all_of_them)
