@@ -61,9 +61,11 @@ class Problem:
         self.vgg = rescale(loaded, means)
         self.small = tapped(small, {name: means[name] for name in means if f"{name}.head" in small})
 
-    def ours(self, precision: Precision, network: str = "vgg") -> Objective:
+    def ours(
+        self, precision: Precision, network: str = "vgg", range_weight: float = 0.0
+    ) -> Objective:
         features = FrozenFeatures(getattr(self, network), "avg", precision, self.device)
-        return Objective(features, self.content, self.style, **TERMS)
+        return Objective(features, self.content, self.style, **TERMS, range_weight=range_weight)
 
     def plain(self) -> PlainObjective:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]

@@ -223,17 +223,19 @@ def _picture(found: list[dict[str, Any]]) -> list[str]:
 def _loss(pictures: str, init: str, found: Mapping[str, Any]) -> list[str]:
     plain = {"evaluations": 500, "float32_evaluations": 500}
     plain |= {"seconds": found["plain_s"], "loss": found["target"]}
+    plain |= {"saved": found["plain_saved"]} if "plain_saved" in found else {}
     rows = [
         [
             name,
             f"{setting['evaluations']} ({setting['float32_evaluations']})",
             f"{setting['seconds']:.0f}",
             f"{setting['loss']:.4g}",
+            f"{setting['saved']:.4g}" if "saved" in setting else "not measured",
             f"{found['plain_s'] / setting['seconds']:.1f}",
         ]
         for name, setting in {"plain": plain, **found["settings"]}.items()
     ]
-    columns = ["setting", "evaluations (float32)", "s", "loss", "times as fast"]
+    columns = ["setting", "evaluations (float32)", "s", "loss", "as saved", "times as fast"]
     return [
         f"## Time to the loss of a plain run, from {init}, {found['size']}",
         "",
