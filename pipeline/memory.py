@@ -21,6 +21,7 @@ from pipeline.precision import Precision
 
 MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
+RGB = 3
 IMAGES = 14
 """Images that live beside L-BFGS's: pictures, start, parameter, gradient, best, what is between."""
 READING = 3 + 2 * 3 * FLOAT32
@@ -75,18 +76,29 @@ def estimate(demand: Demand) -> int:
 
 
 def _weights(demand: Demand) -> int:
-    """Returns the bytes of kernels: as they are read, and as each precision has them.
+    """Returns the bytes of kernels: as they are read, and down to the deepest as they are used.
 
-    That is turned both ways, or as Winograd's algorithm wants them, which a GPU does without.
+    That is turned both ways, or as Winograd's algorithm wants them, which a GPU does without; and
+    for each precision.
     """
-    before, total = 3, 0
-    for channels in demand.channels.values():
-        wide = min(before, channels) >= LEAST_CHANNELS
-        each = (1 + (4 if wide else 2)) * FLOAT32
-        each += 2 * BFLOAT16 if demand.precision == "bf16" else 0
+    before, total, used = RGB, 0, _used(demand)
+    for name, channels in demand.channels.items():
+        each = FLOAT32
+        if name in used:
+            wide = min(before, channels) >= LEAST_CHANNELS
+            each += (4 if wide else 2) * FLOAT32
+            each += 2 * BFLOAT16 if demand.precision == "bf16" else 0
         total += 9 * before * channels * each
         before = channels
     return total
+
+
+def _used(demand: Demand) -> list[str]:
+    """Returns the layers down to the deepest that a loss is taken of."""
+    layers, wanted = list(demand.channels), [*demand.content_layers, *demand.style_layers]
+    check_layers(wanted, layers)
+    deepest = max(map(layers.index, wanted), default=-1)
+    return layers[: deepest + 1]
 
 
 class _Step(NamedTuple):
@@ -99,17 +111,15 @@ class _Step(NamedTuple):
 
 def _walk(size: tuple[int, int], demand: Demand) -> list[_Step]:
     height, width = size
-    steps, before, block = [], 3, 1
-    layers, wanted = list(demand.channels), [*demand.content_layers, *demand.style_layers]
-    check_layers(wanted, layers)
-    deepest = max(map(layers.index, wanted), default=-1)
-    for name in layers[: deepest + 1]:
+    steps: list[_Step] = []
+    before, block = RGB, 1
+    for name in _used(demand):
         channels, stays = demand.channels[name], 0
         if LAYERS[name].block != block:
             height, width, block = height // 2, width // 2, LAYERS[name].block
             stays += before * height * width * INT64 * (demand.pooling == "max")
         values = channels * height * width
-        if name != layers[0]:
+        if steps:
             stays += values * (FLOAT32 if name in demand.style_layers else 1)
         stays += 2 * values * FLOAT32 * (name in demand.content_layers)
         steps.append(_Step(before * height * width * FLOAT32, values * FLOAT32, stays))

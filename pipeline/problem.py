@@ -20,6 +20,7 @@ from pipeline.objective import Objective
 from pipeline.pictures import read_picture
 from pipeline.precision import Precision, fastest_precision
 from pipeline.schema import Experiment
+from pipeline.vgg import down_to
 from pipeline.weights import load_backbone, read_channels
 
 DAMPING = 0.1
@@ -136,8 +137,10 @@ def build_objective(
         inputs: the experiment's pictures.
         device, precision: where the network computes, and in what.
     """
+    weights, pooling = load_backbone(network)
+    weights = down_to(weights, [*settings.content_layers, *settings.style_layers])
     return Objective(
-        FrozenFeatures(*load_backbone(network), precision, device),
+        FrozenFeatures(weights, pooling, precision, device),
         inputs.content_image.to(device),
         inputs.style_image.to(device),
         content_layers=settings.content_layers,

@@ -7,7 +7,7 @@ VGG-19's (``pipeline.small``). Nothing here reads a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,23 @@ class Features(nn.Module):
 def layers_of(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Returns the names of the layers that a network's weights have, first to last."""
     return tuple(name for name in LAYERS if f"{name}.weight" in weights)
+
+
+def down_to(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Returns a network without the layers below the deepest one that is wanted.
+
+    Args:
+        weights: as ``Features`` takes them.
+        wanted: names of layers; of none there is nothing below.
+
+    Raises:
+        UserError: a layer that the network does not have.
+    """
+    layers = layers_of(weights)
+    check_layers(wanted, layers)
+    deepest = max(map(layers.index, wanted), default=len(layers))
+    below = set(layers[deepest + 1 :])
+    return {name: tensor for name, tensor in weights.items() if name.split(".")[0] not in below}
 
 
 def activations_in_turn(

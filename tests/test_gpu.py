@@ -14,6 +14,7 @@ from pipeline.objective import Objective
 from pipeline.precision import Precision
 from pipeline.recording import Recorded, quickest
 from pipeline.training import fit
+from pipeline.vgg import down_to
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
@@ -25,7 +26,7 @@ def objective_on(
     precision: Precision = "float32",
 ) -> Objective:
     return Objective(
-        FrozenFeatures(weights, "avg", precision, device),
+        FrozenFeatures(down_to(weights, ["conv3_1"]), "avg", precision, device),
         *(image.to(device) for image in images),
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv3_1": 0.5},

@@ -15,6 +15,7 @@ from pipeline.frozen import FrozenFeatures
 from pipeline.lbfgs import LBFGS
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
+from pipeline.vgg import down_to
 
 PLAIN = {
     "lr": 1.0,
@@ -28,7 +29,7 @@ PLAIN = {
 @pytest.fixture
 def objective(weights: dict[str, Tensor], images: tuple[Tensor, Tensor]) -> Objective:
     return Objective(
-        FrozenFeatures(weights, "avg"),
+        FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
         *images,
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv2_1": 0.5},
@@ -111,7 +112,7 @@ def test_first_step_moves_a_pixel_by_the_same_at_every_size(
     generator = torch.Generator().manual_seed(0)
     content, start = (torch.rand((1, 3, *size), generator=generator) for _ in range(2))
     objective = Objective(
-        FrozenFeatures(weights, "avg"),
+        FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
         content,
         content,
         content_layers={"conv1_2": 1.0},
@@ -144,7 +145,7 @@ def test_loss_falls_and_the_named_losses_add_up(
 def test_total_is_the_sum_of_the_parts_asked_for(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
-    features = FrozenFeatures(weights, "avg")
+    features = FrozenFeatures(down_to(weights, ["conv3_1"]), "avg")
     arguments = {"content_weight": 1.0, "style_weight": 1.0}
     content_only = Objective(
         features, *images, content_layers={"conv2_2": 1.0}, style_layers={}, **arguments
@@ -171,7 +172,7 @@ def test_picture_as_saved_has_the_loss_that_was_found(
 ) -> None:
     def found(range_weight: float) -> tuple[float, float]:
         objective = Objective(
-            FrozenFeatures(weights, "avg"),
+            FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
             images[0],
             (images[1] > 0.5).float(),
             content_layers={},

@@ -14,6 +14,7 @@ from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.recording import Evaluation, Evaluator, Recorded
+from pipeline.vgg import down_to
 
 
 def imitated(evaluate: Callable[[], Evaluation]) -> tuple[Callable[[], None], Evaluation]:
@@ -35,7 +36,7 @@ def objective(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor], style: str = "conv1_1"
 ) -> Objective:
     return Objective(
-        FrozenFeatures(weights, "avg"),
+        FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
         *images,
         content_layers={"conv2_2": 1.0},
         style_layers={style: 1.0},

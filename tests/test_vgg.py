@@ -13,7 +13,7 @@ from torchvision.models import vgg as torchvisions
 from pipeline import vgg
 from pipeline.errors import UserError
 from pipeline.layers import LAYERS
-from pipeline.vgg import Features, rescale, rescaling_means
+from pipeline.vgg import Features, down_to, layers_of, rescale, rescaling_means
 
 ALL = list(LAYERS)
 
@@ -154,3 +154,14 @@ def test_real_network_tells_a_cat_from_its_mirror_less_than_from_gravel() -> Non
     ]
     same, other = (torch.cosine_similarity(mean[0], mean[i]).item() for i in (1, 2))
     assert same > 0.9 > other
+
+
+def test_network_down_to_a_layer_has_the_same_features_there(weights: dict[str, Tensor]) -> None:
+    image = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+    shorter = down_to(weights, ["conv2_1", "conv1_2"])
+    assert layers_of(shorter) == ("conv1_1", "conv1_2", "conv2_1")
+    expected = Features(weights, "avg")(image, ["conv2_1"])
+    assert torch.equal(Features(shorter, "avg")(image, ["conv2_1"])["conv2_1"], expected["conv2_1"])
+    assert layers_of(down_to(weights, [])) == layers_of(weights)
+    with pytest.raises(UserError, match="conv9_9"):
+        down_to(weights, ["conv9_9"])
