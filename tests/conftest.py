@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +113,31 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_file: Pat
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path, tiny_params(weights_file))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after ``fetch`` and ``backbone``; its files are many tests'."""
+    # Not above: the tests of the core run where the packages of these are not installed.
+    from pipeline.params import read_params
+    from pipeline.stages.backbone import prepare
+    from pipeline.stages.fetch import fetch
+
+    folder = tmp_path_factory.mktemp("prepared")
+    with contextlib.chdir(folder):
+        write_params(folder, tiny_params(weights_file))
+        params = read_params()
+        for name in params.experiments:
+            fetch(name, params)
+        prepare(params.backbone)
+    return folder
+
+
+@pytest.fixture
+def prepared(workspace: Path, _prepared_once: Path) -> Path:
+    """The workspace after ``fetch`` and ``backbone``; what they wrote may be replaced only."""
+    shutil.copytree(_prepared_once / "data", workspace / "data", copy_function=os.link)
+    return workspace
 
 
 def write_params(folder: Path, params: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny_params, write_params
 from test_resuming import run_stopped_at
-from test_stylize import history, outputs, prepared
+from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
@@ -25,7 +25,6 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.stages.stylize import stylize
 
-__all__ = ["prepared"]
 EVALUATIONS = 60
 
 

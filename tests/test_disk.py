@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
-from test_stylize import outputs, prepared
+from test_stylize import outputs
 
 from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
@@ -22,7 +22,6 @@ from pipeline.progress import ProgressBar
 from pipeline.stages.stylize import stylize
 from pipeline.status import read_failure
 
-__all__ = ["prepared"]
 EVALUATIONS = 24
 FOLDER = paths.EXPERIMENTS / "first"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_params, write_params
-from test_stylize import prepared
 
 from pipeline import memory, paths
 from pipeline.errors import UserError
@@ -18,7 +17,6 @@ from pipeline.params import read_params
 from pipeline.problem import demands
 from pipeline.stages.stylize import stylize
 
-__all__ = ["prepared"]
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
 DEMAND = Demand((768, 1024), (768, 1024), VGG, ["conv4_2"], ["conv1_1"], 20, "float32", "avg")
 PIXELS = 768 * 1024

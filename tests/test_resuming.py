@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
-from test_stylize import history, outputs, prepared
+from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
@@ -27,7 +27,6 @@ from pipeline.progress import ProgressBar
 from pipeline.provenance import loaded_code
 from pipeline.stages.stylize import stylize
 
-__all__ = ["prepared"]
 EVALUATIONS = 20
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

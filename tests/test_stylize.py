@@ -26,18 +26,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.problem import build_objective, read_inputs
 from pipeline.stages.backbone import prepare
-from pipeline.stages.fetch import fetch
 from pipeline.stages.stylize import main, stylize
-
-
-@pytest.fixture
-def prepared(workspace: Path) -> Path:
-    """The workspace after ``fetch`` and ``backbone``."""
-    params = read_params()
-    for name in ("first", "second"):
-        fetch(name, params)
-    prepare(params.backbone)
-    return workspace
 
 
 def change(workspace: Path, weights_file: Path, name: str, **settings: Any) -> None:
