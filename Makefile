@@ -13,10 +13,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: repro paper test lint distil clean
 
 # WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
+# JOBS=4 runs four experiments at a time, JOBS=1 one after another.
 repro: $(VENV)/installed
 	$(if $(WEIGHTS),python -m pipeline.presets weights '$(WEIGHTS)')
-	python -m pipeline.params
-	dvc repro
+	python -m pipeline.repro $(JOBS)
 
 # Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
 paper: $(VENV)/installed

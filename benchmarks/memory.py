@@ -21,7 +21,7 @@ import sys, psutil, wandb
 import pipeline.stages.stylize
 from pipeline.memory import estimate
 from pipeline.params import read_params
-from pipeline.problem import demands
+from pipeline.resources import demands
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = psutil.Process().memory_info().rss

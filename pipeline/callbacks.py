@@ -25,6 +25,7 @@ from pipeline.images import to_picture
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.pictures import write_png
+from pipeline.sums import total
 from pipeline.tracking import logged_picture
 
 
@@ -85,7 +86,7 @@ class History(pl.Callback):
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
-        row = torch.stack([*transfer.losses.values(), transfer.gradient.norm()])
+        row = torch.stack([*transfer.losses.values(), total(transfer.gradient.square()).sqrt()])
         self.pending.append((self.before + transfer.evaluations, transfer.iterations, row))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:

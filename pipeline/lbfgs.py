@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
+from pipeline.sums import total
+
 CURVED = 1e-10
 """A pair whose sᵀy is not above this is not remembered; torch's value."""
 MOST, LEAST, GROWTH = 2.0, 0.25, 1.25
@@ -105,9 +107,9 @@ class LBFGS(torch.optim.Optimizer):
                 return loss
             state.update(_empty(gradient, options["history_size"]))
             state["basis"][-1] = gradient
-            state["products"][-1, -1] = gradient.square().sum()
+            state["products"][-1, -1] = total(gradient.square())
             state["loss"] = float(loss)
-            length = min(1.0, 1 / gradient.abs().sum().item()) * options["lr"]
+            length = min(1.0, 1 / total(gradient.abs()).item()) * options["lr"]
         else:
             self._remember(gradient)
             self._adapt(float(loss))
@@ -127,7 +129,7 @@ class LBFGS(torch.optim.Optimizer):
             if length == 0:
                 self.still = "the line search finds no lower loss"
         # The bound stays on the device: to read it would be to wait for it.
-        bound = options["largest_step"] * direction.numel() / direction.norm(1)
+        bound = options["largest_step"] * direction.numel() / total(direction.abs())
         taken = torch.mul(direction, bound.clamp(max=length), out=state["basis"][state["spare"]])
         self.parameter.add_(taken.view_as(self.parameter))
         return loss

@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pipeline.sums import total
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -52,13 +54,13 @@ def content_loss_paper(features: Tensor, target: Tensor, filters: int) -> Tensor
         features, target: (1, C, H', W').
         filters: N of the layer, which no constant of this loss holds.
     """
-    return (features - target).square().sum() / 2
+    return total((features - target).square()) / 2
 
 
 def content_loss_mean(features: Tensor, target: Tensor, filters: int) -> Tensor:
     """Returns 1 / (N M) Σ (F − P)², a scalar; arguments as above."""
     differences = (features - target).square()
-    return differences.sum() / (filters * features.shape[-2] * features.shape[-1])
+    return total(differences) / (filters * features.shape[-2] * features.shape[-1])
 
 
 def style_loss_paper(gram: Tensor, target: Tensor, filters: int) -> Tensor:
@@ -69,12 +71,12 @@ def style_loss_paper(gram: Tensor, target: Tensor, filters: int) -> Tensor:
         target: (C, C) Gram matrix of the style image.
         filters: N of the layer.
     """
-    return (gram - target).square().sum() / (4 * filters**2)
+    return total((gram - target).square()) / (4 * filters**2)
 
 
 def style_loss_mean(gram: Tensor, target: Tensor, filters: int) -> Tensor:
     """Returns 1 / N² Σ (G − A)², a scalar; arguments as above."""
-    return (gram - target).square().sum() / filters**2
+    return total((gram - target).square()) / filters**2
 
 
 def total_variation(image: Tensor) -> Tensor:
@@ -85,9 +87,9 @@ def total_variation(image: Tensor) -> Tensor:
     Args:
         image: (1, 3, H, W) float32.
     """
-    vertical = (image[..., 1:, :] - image[..., :-1, :]).square().mean()
-    horizontal = (image[..., :, 1:] - image[..., :, :-1]).square().mean()
-    return vertical + horizontal
+    vertical = (image[..., 1:, :] - image[..., :-1, :]).square()
+    horizontal = (image[..., :, 1:] - image[..., :, :-1]).square()
+    return total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()
 
 
 def out_of_range(image: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ def out_of_range(image: Tensor) -> Tensor:
     Args:
         image: (1, 3, H, W) float32, RGB, 0 black and 1 white.
     """
-    return (image - image.clamp(0, 1)).square().mean()
+    return total((image - image.clamp(0, 1)).square()) / image.numel()
 
 
 PairLoss = Callable[["Tensor", "Tensor", int], "Tensor"]

@@ -16,17 +16,18 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "losses", "lbfgs", "precision", "crops", "trainer", "parents", "winograd"},
-    {"layers", "operations", "convolutions", "pictures", "sources", "documents", "warm"},
+    {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "winograd"},
+    {"losses", "lbfgs", "layers", "operations"},
+    {"convolutions", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
-    {"params", "objective", "lessons", "tracking"},
+    {"params", "objective", "lessons", "tracking", "resources"},
     {"recording"},
     {"presets", "module", "distillation", "cells"},
     {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},
     {"training", "resuming", "pages"},
-    {"search"},
+    {"search", "repro"},
     {f"stages.{name}" for name in ("code", "fetch", "backbone", "stylize", "report", "distil")},
 ]
 

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.layers import LAYERS
 from pipeline.memory import GIB, HEAP, IMAGES, Demand, available, estimate, refuse_what_does_not_fit
 from pipeline.params import read_params
-from pipeline.problem import demands
+from pipeline.resources import demands
 from pipeline.stages.stylize import stylize
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
@@ -92,7 +92,7 @@ def test_container_may_have_less_than_the_machine(
 def test_run_that_does_not_fit_is_refused_before_it_begins(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.problem.available", lambda _: 900 * 2**20)
+    monkeypatch.setattr("pipeline.resources.available", lambda _: 900 * 2**20)
     params = tiny_params(weights_file)
     params["defaults"] |= {"size": 2000}  # type: ignore[operator]
     write_params(prepared, params)

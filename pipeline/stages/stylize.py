@@ -23,8 +23,9 @@ from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
 from pipeline.params import read_params
 from pipeline.pictures import read_picture, write_png
-from pipeline.problem import check_memory, find_device, find_precision, read_inputs
+from pipeline.problem import read_inputs
 from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
+from pipeline.resources import check_memory, find_device, find_precision
 from pipeline.schema import Experiment, Params
 from pipeline.search import Found, Search
 from pipeline.status import record_run, recording_failure

@@ -1,0 +1,135 @@
+"""`dvc repro`, with several experiments at a time.
+
+    python -m pipeline.repro [JOBS]
+
+DVC runs its stages one after another. But it lets go of the repository while a command runs, so
+several of its processes may work in one, each on experiments of its own. A core that has an
+experiment to itself is used better than cores that share one, and what comes out is the same: on a
+CPU no sum here depends on the number of threads (``pipeline.sums``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pipeline import paths
+from pipeline.errors import UserError, command_line
+from pipeline.params import read_params
+from pipeline.schema import Experiment
+
+DVC = sys.executable, "-m", "dvc"
+SIGTERM_STATUS = 143
+PROCESS = 2**29
+"""Bytes that a cell takes before it computes, and W&B beside it."""
+
+
+def repro(jobs: int | None = None) -> int:
+    """Brings all of dvc.yaml up to date, and returns DVC's status.
+
+    Args:
+        jobs: how many experiments at a time. None: one after another where no two lack a picture,
+            or on a GPU; else one for each core, or as many as the memory holds.
+
+    Raises:
+        UserError: something is wrong with params.yaml.
+    """
+    experiments = read_params().experiments
+    print(f"params.yaml: {len(experiments)} experiments", flush=True)
+    if not jobs:
+        experiments = {name: each for name, each in experiments.items() if not _has_picture(name)}
+    if jobs != 1 and len(experiments) > 1:
+        if status := _dvc("repro", "backbone", "fetch"):
+            return status
+        jobs = min(jobs or _fitting(experiments), len(experiments))
+        if jobs > 1:
+            _side_by_side(list(experiments), jobs)
+    return _dvc("repro")  # what is left, or failed, and the report
+
+
+def _has_picture(name: str) -> bool:
+    return (paths.EXPERIMENTS / name / "image.png").is_file()
+
+
+def _fitting(experiments: dict[str, Experiment]) -> int:
+    """Returns how many of the experiments the cores and the memory have room for."""
+    import torch
+
+    from pipeline.memory import available, estimate
+    from pipeline.resources import demands, find_device, find_precision
+
+    devices = [find_device(settings) for settings in experiments.values()]
+    if any(device.type != "cpu" for device in devices):
+        return 1
+    needed = [
+        estimate(demand)
+        for (name, settings), device in zip(experiments.items(), devices, strict=True)
+        for demand in demands(name, settings, find_precision(settings, device))
+    ]
+    threads = max(settings.threads or 1 for settings in experiments.values())
+    free = available(torch.device("cpu"))
+    return max(1, min(_cores() // threads, free // (max(needed) + PROCESS)))
+
+
+def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _dvc(*arguments: str) -> int:
+    return subprocess.run([*DVC, *arguments], check=False).returncode
+
+
+def _side_by_side(names: Sequence[str], jobs: int) -> None:
+    """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its."""
+    threads = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs))}
+    options = "--quiet", "--wait-for-lock", "--single-item"
+    print(f"{jobs} experiments at a time", flush=True)
+    signal.signal(signal.SIGTERM, _terminated)
+    workers = [
+        subprocess.Popen(
+            [*DVC, "repro", *options, *(f"stylize@{name}" for name in names[first::jobs])],
+            env={**os.environ, **threads},
+        )
+        for first in range(jobs)
+    ]
+    try:
+        for worker in workers:
+            worker.wait()
+    except SystemExit:
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:  # after an interrupt, which they got too
+        for worker in workers:
+            worker.wait()
+
+
+def _terminated(*_: Any) -> NoReturn:
+    sys.exit(SIGTERM_STATUS)
+
+
+def _jobs(arguments: Sequence[str]) -> int | None:
+    if not arguments:
+        return None
+    if len(arguments) > 1 or not arguments[0].isdecimal() or int(arguments[0]) < 1:
+        raise UserError(
+            f"JOBS is {' '.join(arguments)!r}, but it must be a whole number from 1: how many "
+            "experiments at a time. Leave it out for as many as there are cores"
+        )
+    return int(arguments[0])
+
+
+def main() -> None:
+    """Runs the command."""
+    if status := repro(_jobs(sys.argv[1:])):
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    command_line(main)
