@@ -87,13 +87,13 @@ def _dvc(*arguments: str) -> int:
 
 def _side_by_side(names: Sequence[str], jobs: int) -> None:
     """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its."""
+    command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
     threads = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs))}
-    options = "--quiet", "--wait-for-lock", "--single-item"
     print(f"{jobs} experiments at a time", flush=True)
     signal.signal(signal.SIGTERM, _terminated)
     workers = [
         subprocess.Popen(
-            [*DVC, "repro", *options, *(f"stylize@{name}" for name in names[first::jobs])],
+            [*command, *(f"stylize@{name}" for name in names[first::jobs])],
             env={**os.environ, **threads},
         )
         for first in range(jobs)
