@@ -34,6 +34,7 @@ from benchmarks.problems import KIND, Problem, in_turns, operations, precisions
 from benchmarks.repro import whole_pipeline
 from benchmarks.scaling import scaling
 from benchmarks.tables import tables
+from benchmarks.threads import threads
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
 from pipeline.objective import Objective
@@ -163,6 +164,7 @@ def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "evaluation": evaluation,
     "deterministic": deterministic,
+    "threads": threads,
     "memory": memory,
     "run": whole_run,
     "overhead": overhead,

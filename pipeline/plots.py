@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from pipeline.files import write_text
 
@@ -26,7 +27,7 @@ _STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
 }
-_DECADES = 1e-5
+_DECADES = 1e-8
 """The lower end of an axis, as a fraction of the upper: below it a start is only rounding."""
 
 _PATH, _FINER = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
@@ -53,7 +54,8 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
     }
     panels = {"terms": {term: history[term] for term in _TERMS}, "layers, weighted": layers}
     panels = {title: curves for title, curves in panels.items() if curves}
-    with _figure(path, (11, 3.6)) as figure:
+    with _figure(path, (11, 3.6), fitted=False) as figure:
+        figure.subplots_adjust(left=0.07, right=0.995, bottom=0.13, top=0.92, wspace=0.18)
         for position, (title, curves) in enumerate(panels.items(), 1):
             axes = figure.add_subplot(1, len(panels), position)
             for name, values in curves.items():
@@ -63,7 +65,9 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
             axes.set(yscale="log", title=title, xlabel="evaluations", ylabel="loss")
             low, high = axes.get_ylim()
             axes.set_ylim(bottom=max(low, high * _DECADES))
-            axes.legend(frameon=False, fontsize=8, ncols=2)
+            axes.yaxis.set_major_formatter("{x:g}")  # not as a formula, which is slow to set
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
 
 def depth_curves(
@@ -110,10 +114,14 @@ def distance_map(titles: Sequence[str], distances: Sequence[Sequence[float]], pa
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """Yields a figure of ``size`` inches and writes it when the block is done."""
+def _figure(path: Path, size: tuple[float, float], *, fitted: bool = True) -> Iterator[Figure]:
+    """Yields a figure of ``size`` inches and writes it when the block is done.
+
+    To find out how much room the words need takes as long as all else: where it is not ``fitted``
+    whoever draws says it.
+    """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained" if fitted else None)
         yield figure
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})

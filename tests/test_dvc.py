@@ -2,76 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import copy_of_repository, save_picture, tiny_params, write_params
-
-Change = Callable[[dict[str, Any]], object]
-
-
-class Project:
-    """A copy of the project in a repository of its own, with tiny experiments."""
-
-    def __init__(self, folder: Path, params: dict[str, Any]) -> None:
-        self.folder, self.params = folder, params
-
-    @classmethod
-    def new(cls, folder: Path, params: dict[str, Any]) -> Project:
-        project = cls(folder, params)
-        copy_of_repository(folder)
-        write_params(folder, params)
-        project._run("git", "init", "--quiet")
-        project.dvc("init", "--quiet")
-        return project
-
-    def clone(self, folder: Path) -> Project:
-        self._run("git", "clone", "--quiet", ".", str(folder))
-        return Project(folder, self.params)
-
-    def change(self, change: Change) -> None:
-        change(self.params)
-        write_params(self.folder, self.params)
-
-    def commit(self) -> None:
-        author = "-c", "user.name=tests", "-c", "user.email=tests@localhost"
-        self._run("git", "add", "--all")
-        self._run("git", *author, "commit", "--quiet", "--message", "a state to compare with")
-
-    def dvc(self, *arguments: str, check: bool = True) -> str:
-        return self._run(sys.executable, "-m", "dvc", *arguments, check=check)
-
-    def repro(self) -> set[str]:
-        """Returns the stages that ran."""
-        return set(re.findall(r"Running stage '([^']+)'", self.dvc("repro")))
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "true",
-            "WANDB_MODE": "disabled",
-        }
-
-    def _run(self, *command: str, check: bool = True) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0 or not check, done.stdout + done.stderr
-        return done.stdout + done.stderr
+from conftest import save_picture, tiny_params
+from projects import Project
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,106 @@
+"""Several experiments at a time come to what they come to one after another."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_params
+from projects import Project
+
+from pipeline import repro
+from pipeline.errors import UserError
+from pipeline.memory import GIB
+from pipeline.params import read_params
+from pipeline.stages.stylize import stylize
+
+
+@pytest.fixture
+def params(weights_file: Path) -> dict[str, Any]:
+    params: Any = tiny_params(weights_file)
+    params["tracking"] = {"mode": "disabled"}
+    return params
+
+
+def test_all_is_made_but_what_fails_and_a_second_time_nothing_runs(
+    tmp_path: Path, params: dict[str, Any], prepared: Path
+) -> None:
+    params["defaults"]["threads"] = None
+    params["experiments"]["third"] = {
+        "content": "chelsea",
+        "style": "gravel",
+        "evaluations": 1,
+        "first_step": 1e-9,
+    }
+    project = Project.new(tmp_path / "project", params)
+    text = project.python("pipeline.repro", "2", check=False)
+    assert "2 experiments at a time" in text
+    assert "error: the image did not move" in text
+    assert "failed to reproduce 'stylize@third'" in text
+    for name in ("first", "second"):
+        stylize(name, read_params())
+        image = f"data/experiments/{name}/image.png"
+        assert (project.folder / image).read_bytes() == (prepared / image).read_bytes()
+    project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
+    text = project.python("pipeline.repro")
+    assert "at a time" not in text
+    assert "Running stage 'stylize@third'" in text
+    assert "Running stage 'stylize@first'" not in text
+    assert project.repro() == set()
+
+
+def test_all_end_with_it(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["defaults"]["evaluations"] = 1_000_000
+    project = Project.new(tmp_path, params)
+    histories = [tmp_path / f"data/experiments/{name}/history.csv" for name in ("first", "second")]
+
+    def rows() -> list[int]:
+        return [path.read_text().count("\n") if path.is_file() else 0 for path in histories]
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.repro", "2"],
+        cwd=tmp_path,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        end = time.monotonic() + 180
+        while min(rows()) < 20:
+            assert time.monotonic() < end, "they do not run side by side"
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    time.sleep(3)
+    before = rows()
+    time.sleep(1)
+    assert rows() == before
+
+
+def test_as_many_as_cores_and_memory_have_room_for(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repro, "_cores", lambda: 16)
+    monkeypatch.setattr("pipeline.memory.available", lambda _: 3 * GIB)
+    experiments = read_params().experiments
+    assert 3 <= repro._fitting(experiments) <= 5
+    monkeypatch.setattr("pipeline.memory.available", lambda _: 300 * GIB)
+    assert repro._fitting(experiments) == 16
+    wide = {name: each.model_copy(update={"threads": 5}) for name, each in experiments.items()}
+    assert repro._fitting(wide) == 3
+    monkeypatch.setattr("pipeline.memory.available", lambda _: 0)
+    assert repro._fitting(experiments) == 1
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
+def test_number_of_jobs_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=f"JOBS is '{given}', but it must be a whole number"):
+        repro._jobs([given])
+
+
+def test_number_of_jobs_may_be_left_out() -> None:
+    assert (repro._jobs([]), repro._jobs(["3"])) == (None, 3)
