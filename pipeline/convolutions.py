@@ -16,7 +16,7 @@ from pipeline.precision import Precision, allowing
 
 POSITIONS = 2**14
 """How many positions ``InStrips`` goes through at a time on a CPU: what its cache holds."""
-LEAST_CHANNELS = 128
+LEAST_CHANNELS = 100
 """From as many on, in and out, Winograd's algorithm is the faster one on a CPU."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from pipeline import shared_wandb
 from pipeline.errors import UserError
 from pipeline.provenance import code_version
 from pipeline.status import Whereabouts
@@ -121,8 +122,7 @@ class _Harmless:
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
-    # W&B's reports on itself go to a server too, and have no time-out that one could set.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    shared_wandb.switch_off_its_reports()
     import wandb
 
     try:

@@ -16,8 +16,8 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "winograd"},
-    {"losses", "lbfgs", "layers", "operations"},
+    {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "shared_wandb"},
+    {"losses", "lbfgs", "layers", "operations", "winograd", "forks"},
     {"convolutions", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},

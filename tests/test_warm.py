@@ -182,3 +182,19 @@ def test_interrupt_while_the_process_starts_is_one(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as end:
         warm.run("stylize", ["first"])
     assert end.value.code == 130
+
+
+def test_cells_of_one_process_keep_their_pictures_apart(
+    prepared: Path, environment: dict[str, str]
+) -> None:
+    """W&B is imported before they fork, and each removes the folder it has for pictures."""
+    environment["WANDB_MODE"] = "offline"
+    for name in ("first", "second"):
+        status, output, errors = ended(start(environment, "stylize", name))
+        assert (status, errors) == (0, "")
+        assert "cannot keep" not in output
+    for run in (prepared / "wandb").glob("offline-run-*"):
+        assert list(run.glob("files/media/images/result_*.png"))
+    folders = Path(environment["TMPDIR"])
+    wait_until(lambda: len(list(folders.glob("*wandb-media"))) == 1, 10)  # of the process itself
+    assert len(servers(environment)) == 1
