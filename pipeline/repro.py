@@ -88,13 +88,14 @@ def _dvc(*arguments: str) -> int:
 def _side_by_side(names: Sequence[str], jobs: int) -> None:
     """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its."""
     command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
-    threads = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs))}
+    # Progress bars of several would draw over each other: a terminal that cannot has none.
+    settings = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), "TERM": "dumb"}
     print(f"{jobs} experiments at a time", flush=True)
     signal.signal(signal.SIGTERM, _terminated)
     workers = [
         subprocess.Popen(
             [*command, *(f"stylize@{name}" for name in names[first::jobs])],
-            env={**os.environ, **threads},
+            env={**os.environ, **settings},
         )
         for first in range(jobs)
     ]

@@ -44,8 +44,8 @@ def test_all_is_made_but_what_fails_and_a_second_time_nothing_runs(
     assert "failed to reproduce 'stylize@third'" in text
     for name in ("first", "second"):
         stylize(name, read_params())
-        image = f"data/experiments/{name}/image.png"
-        assert (project.folder / image).read_bytes() == (prepared / image).read_bytes()
+        history = f"data/experiments/{name}/history.csv"
+        assert (project.folder / history).read_bytes() == (prepared / history).read_bytes()
     project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
     text = project.python("pipeline.repro")
     assert "at a time" not in text
