@@ -26,8 +26,9 @@ paper: $(VENV)/installed
 distil: $(VENV)/installed
 	python -m pipeline.stages.distil
 
+# A file at a time on each core.
 test: $(VENV)/installed lint
-	python -m pytest
+	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	ruff check

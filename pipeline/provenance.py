@@ -15,7 +15,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.files import sha256
 
-COMMANDS = "warm.py", "parents.py"
+COMMANDS = "warm.py", "forks.py", "parents.py"
 """Modules that a run has loaded or not, as it was started."""
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors", "wandb", "dvc")
 

@@ -277,7 +277,7 @@ def test_run_has_one_key_however_it_was_started(
 ) -> None:
     importlib.import_module("pipeline.warm")
     by_dvc = loaded_code()
-    for name in ("pipeline.warm", "pipeline.parents"):
+    for name in ("pipeline.warm", "pipeline.forks", "pipeline.parents"):
         monkeypatch.delitem(sys.modules, name)
     assert loaded_code() == by_dvc
 
@@ -323,6 +323,7 @@ def test_killed_process_leaves_what_it_takes_to_go_on(
         time.sleep(0.02)
     process.send_signal(number)
     assert process.wait(timeout=60) == status
+    assert not (paths.EXPERIMENTS / "first/image.png").exists()
     assert kept()
     finished = subprocess.run(
         [sys.executable, "-m", "pipeline.stages.stylize", "first"],

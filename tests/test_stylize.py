@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_params, write_params
+from conftest import tiny_params, write_params
 from PIL import Image
 from test_tracking import inspected
 
@@ -194,23 +189,6 @@ def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path)
     before = paths.WEIGHTS_FILE.read_bytes()
     prepare(read_params().backbone)
     assert paths.WEIGHTS_FILE.read_bytes() == before
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_interrupted_run_does_not_end_as_if_it_were_done(
-    number: signal.Signals, status: int, prepared: Path, weights_file: Path
-) -> None:
-    change(prepared, weights_file, "first", evaluations=100_000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.stages.stylize", "first"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
-    )
-    record = paths.EXPERIMENTS / "first/history.csv"
-    while process.poll() is None and not (record.exists() and record.read_text().count("\n") > 5):
-        time.sleep(0.2)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == status
-    assert not (paths.EXPERIMENTS / "first/image.png").exists()
 
 
 def test_missing_network_is_named(prepared: Path) -> None:
