@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.files import write_text
 
@@ -64,9 +64,12 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
                     axes.plot(history["evaluation"], drawn, label=name, linewidth=1.3)
             axes.set(yscale="log", title=title, xlabel="evaluations", ylabel="loss")
             low, high = axes.get_ylim()
-            axes.set_ylim(bottom=max(low, high * _DECADES))
-            axes.yaxis.set_major_formatter("{x:g}")  # not as a formula, which is slow to set
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            low = max(low, high * _DECADES)
+            axes.set_ylim(bottom=low)
+            # Few ticks, and their labels no formulas: these take most of the time of a drawing.
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
 

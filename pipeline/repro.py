@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pipeline import paths
 from pipeline.errors import UserError, command_line
-from pipeline.params import read_params
+from pipeline.params import PARAMS_FILE, read_params
 from pipeline.schema import Experiment
 
 DVC = sys.executable, "-m", "dvc"
@@ -39,7 +39,7 @@ def repro(jobs: int | None = None) -> int:
         UserError: something is wrong with params.yaml.
     """
     experiments = read_params().experiments
-    print(f"params.yaml: {len(experiments)} experiments", flush=True)
+    print(f"{PARAMS_FILE}: {len(experiments)} experiments", flush=True)
     if not jobs:
         experiments = {name: each for name, each in experiments.items() if not _has_picture(name)}
     if jobs != 1 and len(experiments) > 1:

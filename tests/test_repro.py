@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import tiny_params
 from projects import Project
 
@@ -94,6 +95,12 @@ def test_as_many_as_cores_and_memory_have_room_for(
     assert repro._fitting(wide) == 3
     monkeypatch.setattr("pipeline.memory.available", lambda _: 0)
     assert repro._fitting(experiments) == 1
+
+
+def test_on_a_gpu_one_after_another(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repro, "_cores", lambda: 16)
+    monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device("cuda"))
+    assert repro._fitting(read_params().experiments) == 1
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
