@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # JOBS=4 runs four experiments at a time, JOBS=1 one after another.
 repro: $(VENV)/installed
 	$(if $(WEIGHTS),python -m pipeline.presets weights '$(WEIGHTS)')
-	python -m pipeline.repro $(JOBS)
+	python -m pipeline.repro $(if $(JOBS),'$(JOBS)')
 
 # Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
 paper: $(VENV)/installed
