@@ -22,7 +22,7 @@ from pipeline.precision import Precision
 MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 RGB = 3
-IMAGES = 14
+IMAGES = 20
 """Images that live beside L-BFGS's: pictures, start, parameter, gradient, best, what is between."""
 READING = 3 + 2 * 3 * FLOAT32
 """Bytes for each pixel of a picture while it is made a tensor."""
