@@ -41,6 +41,8 @@ def test_all_is_made_but_what_fails_and_a_second_time_nothing_runs(
     project = Project.new(tmp_path / "project", params)
     text = project.python("pipeline.repro", "2", check=False)
     assert "2 experiments at a time" in text
+    assert "Running stage 'stylize@first'" not in text, "it was left to the last DVC"
+    assert "Running stage 'stylize@second'" not in text
     assert "error: the image did not move" in text
     assert "failed to reproduce 'stylize@third'" in text
     for name in ("first", "second"):

@@ -193,8 +193,9 @@ def test_cells_of_one_process_keep_their_pictures_apart(
         status, output, errors = ended(start(environment, "stylize", name))
         assert (status, errors) == (0, "")
         assert "cannot keep" not in output
-    for run in (prepared / "wandb").glob("offline-run-*"):
-        assert list(run.glob("files/media/images/result_*.png"))
+    runs = list((prepared / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert all(list(run.glob("files/media/images/result_*.png")) for run in runs)
     folders = Path(environment["TMPDIR"])
     wait_until(lambda: len(list(folders.glob("*wandb-media"))) == 1, 10)  # of the process itself
     assert len(servers(environment)) == 1
