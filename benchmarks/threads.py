@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def _run(objective: Objective, start: Tensor, steps: int) -> tuple[Tensor, float
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    step: Callable[[], object] = lambda: optimizer.step(closure)  # type: ignore[arg-type]  # noqa: E731
+    step = partial(optimizer.step, closure)
     step()  # warms up
     spent = seconds(lambda: [step() for _ in range(steps)])
     losses = torch.stack(list(module.losses.values()))

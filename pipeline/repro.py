@@ -4,8 +4,8 @@
 
 DVC runs its stages one after another. But it lets go of the repository while a command runs, so
 several of its processes may work in one, each on experiments of its own. A core that has an
-experiment to itself is used better than cores that share one, and what comes out is the same: on a
-CPU no sum here depends on the number of threads (``pipeline.sums``).
+experiment to itself is used better than cores that share one, and what comes out is the same, on
+the CPUs where that was tried: no sum here depends on the number of threads (``pipeline.sums``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from pipeline.params import PARAMS_FILE, read_params
 from pipeline.schema import Experiment
 
 DVC = sys.executable, "-m", "dvc"
-SIGTERM_STATUS = 143
 PROCESS = 2**29
-"""Bytes that a cell takes before it computes, and W&B beside it."""
+"""Bytes of a cell beside its estimate: a share of what is imported, and W&B; 370 MiB were seen."""
 
 
 def repro(jobs: int | None = None) -> int:
@@ -62,17 +61,16 @@ def _fitting(experiments: dict[str, Experiment]) -> int:
     from pipeline.memory import available, estimate
     from pipeline.resources import demands, find_device, find_precision
 
-    devices = [find_device(settings) for settings in experiments.values()]
-    if any(device.type != "cpu" for device in devices):
+    cpu = torch.device("cpu")
+    if any(find_device(settings) != cpu for settings in experiments.values()):
         return 1
     needed = [
         estimate(demand)
-        for (name, settings), device in zip(experiments.items(), devices, strict=True)
-        for demand in demands(name, settings, find_precision(settings, device))
+        for name, settings in experiments.items()
+        for demand in demands(name, settings, find_precision(settings, cpu))
     ]
     threads = max(settings.threads or 1 for settings in experiments.values())
-    free = available(torch.device("cpu"))
-    return max(1, min(_cores() // threads, free // (max(needed) + PROCESS)))
+    return max(1, min(_cores() // threads, available(cpu) // (max(needed) + PROCESS)))
 
 
 def _cores() -> int:
@@ -111,8 +109,8 @@ def _side_by_side(names: Sequence[str], jobs: int) -> None:
             worker.wait()
 
 
-def _terminated(*_: Any) -> NoReturn:
-    sys.exit(SIGTERM_STATUS)
+def _terminated(number: int, _: Any) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _jobs(arguments: Sequence[str]) -> int | None:
