@@ -52,7 +52,7 @@ def main() -> None:
     os.chdir(folder)
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     checked = read_params()
-    fetch(NAME, checked)
+    fetch(checked)
     prepare(checked.backbone)
     stylize(NAME, checked)
     print(comparison(paths.EXPERIMENTS / NAME / "history.csv"))

@@ -25,7 +25,7 @@ from pipeline.resources import demands
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = psutil.Process().memory_info().rss
-print(here + max(map(estimate, demands(name, settings, settings.precision))))
+print(here + max(map(estimate, demands(settings, settings.precision))))
 """
 MEASURED = """
 import resource, subprocess, sys
@@ -72,8 +72,7 @@ def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> 
     }
     params |= {"figures": {}, "cast": {}, "tracking": {"mode": "offline"}}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    for name in params["experiments"]:
-        _run("-m", "pipeline.stages.fetch", name)
+    _run("-m", "pipeline.stages.fetch")
     _run("-m", "pipeline.stages.backbone")
 
 

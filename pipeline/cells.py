@@ -92,16 +92,16 @@ def _read_cell(name: str, params: Params, weights: dict[str, str]) -> Cell:
         failure = read_failure(name)
         reason = f"When last run: {failure}" if failure else "Not run yet."
         return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
-    if results.provenance["settings"] != dumped or not _same_inputs(name, results, weights):
+    if results.provenance["settings"] != dumped or not _same_inputs(settings, results, weights):
         reason = "Made with other settings, pictures or weights than are here now."
         return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
     return Cell(name, settings, changed, roles, results)
 
 
-def _same_inputs(name: str, results: Results, weights: dict[str, str]) -> bool:
+def _same_inputs(settings: dict[str, Any], results: Results, weights: dict[str, str]) -> bool:
     now = dict(weights)
     for role in ("content", "style"):
-        file = paths.picture(name, role)
+        file = paths.picture(settings[role])
         if file.is_file():
             now[role] = sha256(file)
     return all(now.get(key, then) == then for key, then in results.provenance["inputs"].items())

@@ -60,7 +60,7 @@ def reconstruction(cells: Sequence[Cell], plot: Path) -> Measurement:
         shares.append(results.metrics[f"saved_{role}"] / start)
         picture = read_picture(results.image)
         found = _pixels(picture)
-        target = read_picture(paths.picture(cell.name, role))
+        target = read_picture(paths.picture(cell.settings[role]))
         wanted = _pixels(_resized(target, picture.size, cell.settings))
         errors.append(_rmse(found, wanted))
         likenesses.append(_ssim(found, wanted))

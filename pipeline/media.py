@@ -51,7 +51,7 @@ def show(cell: Cell) -> Shown:
     """Writes the files of a cell into ``MEDIA`` and returns it with them."""
     inputs = {}
     for role in cell.roles:
-        source = paths.picture(cell.name, role)
+        source = paths.picture(cell.settings[role])
         if source.is_file():
             inputs[role] = _jpeg(source, MEDIA / "pictures" / f"{cell.settings[role]}.jpg")
     if cell.results is None:

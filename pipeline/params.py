@@ -74,6 +74,19 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     return params
 
 
+def find_experiment(params: Params, name: str) -> Experiment:
+    """Returns the experiment of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in params.experiments:
+        known = list(params.experiments)
+        hint = nearest(name, known)
+        raise UserError(f"no experiment {name!r}{hint} The experiments are {', '.join(known)}")
+    return params.experiments[name]
+
+
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
     defaults, experiments = content.get("defaults"), content.get("experiments")
     if not isinstance(defaults, dict) or not isinstance(experiments, dict):

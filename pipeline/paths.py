@@ -16,9 +16,9 @@ EMBEDDED_FILE = BACKBONE / "embedded.safetensors"
 BACKBONE_RECORD = BACKBONE / "backbone.json"
 
 
-def picture(experiment: str, role: str) -> Path:
-    """Returns the path of an experiment's picture; the role is ``content`` or ``style``."""
-    return IMAGES / experiment / f"{role}.png"
+def picture(name: str) -> Path:
+    """Returns the path of a picture, by its name in the catalogue."""
+    return IMAGES / f"{name}.png"
 
 
 def shared_root() -> Path:

@@ -32,12 +32,12 @@ class Inputs(NamedTuple):
     start: Tensor
 
 
-def read_inputs(name: str, settings: Experiment) -> Inputs:
+def read_inputs(settings: Experiment) -> Inputs:
     """Returns the pictures of an experiment, resized as it asks, and the image to start from."""
-    size, style_size = sizes(name, settings)
+    size, style_size = sizes(settings)
     how = settings.resampling, settings.antialias
-    content = resize(to_tensor(read_picture(paths.picture(name, "content"))), size, *how)
-    style = resize(to_tensor(read_picture(paths.picture(name, "style"))), style_size, *how)
+    content = resize(to_tensor(read_picture(paths.picture(settings.content))), size, *how)
+    style = resize(to_tensor(read_picture(paths.picture(settings.style))), style_size, *how)
     if settings.init == "content":
         return Inputs(content, style, content)
     if settings.init == "style":

@@ -66,8 +66,8 @@ def _fitting(experiments: dict[str, Experiment]) -> int:
         return 1
     needed = [
         estimate(demand)
-        for name, settings in experiments.items()
-        for demand in demands(name, settings, find_precision(settings, cpu))
+        for settings in experiments.values()
+        for demand in demands(settings, find_precision(settings, cpu))
     ]
     threads = max(settings.threads or 1 for settings in experiments.values())
     return max(1, min(_cores() // threads, available(cpu) // (max(needed) + PROCESS)))

@@ -48,26 +48,27 @@ def find_precision(settings: Experiment, device: torch.device) -> Precision:
     return settings.precision
 
 
-def sizes(name: str, settings: Experiment) -> tuple[tuple[int, int], tuple[int, int]]:
+def sizes(settings: Experiment) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns the (H, W) that an experiment asks for, of the content image and of the style's."""
-    size = _scaled_size(name, "content", settings)
-    return size, _scaled_size(name, "style", settings) if settings.style_resize == "own" else size
+    size = _scaled_size(settings.content, settings)
+    own = settings.style_resize == "own"
+    return size, _scaled_size(settings.style, settings) if own else size
 
 
-def _scaled_size(name: str, role: str, settings: Experiment) -> tuple[int, int]:
-    return scaled_size(_picture_size(name, role), settings.size_edge, settings.size)
+def _scaled_size(name: str, settings: Experiment) -> tuple[int, int]:
+    return scaled_size(_picture_size(name), settings.size_edge, settings.size)
 
 
-def _picture_size(name: str, role: str) -> tuple[int, int]:
-    with Image.open(paths.picture(name, role)) as picture:
+def _picture_size(name: str) -> tuple[int, int]:
+    with Image.open(paths.picture(name)) as picture:
         width, height = picture.size
     return height, width
 
 
-def demands(name: str, settings: Experiment, precision: Precision) -> list[Demand]:
+def demands(settings: Experiment, precision: Precision) -> list[Demand]:
     """Returns what an experiment takes of the memory, for each network that it runs on."""
-    size, style_size = sizes(name, settings)
-    original = max(math.prod(_picture_size(name, role)) for role in ("content", "style"))
+    size, style_size = sizes(settings)
+    original = max(math.prod(_picture_size(name)) for name in (settings.content, settings.style))
     networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
     return [
         Demand(
@@ -85,10 +86,8 @@ def demands(name: str, settings: Experiment, precision: Precision) -> list[Deman
     ]
 
 
-def check_memory(
-    name: str, settings: Experiment, device: torch.device, precision: Precision
-) -> None:
+def check_memory(settings: Experiment, device: torch.device, precision: Precision) -> None:
     """Raises ``UserError`` where an experiment takes more memory than its device has free."""
-    for demand in demands(name, settings, precision):
+    for demand in demands(settings, precision):
         edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
         refuse_what_does_not_fit(demand, available(device), edge)

@@ -34,20 +34,24 @@ class Whereabouts(TypedDict, total=False):
 @contextmanager
 def recording_failure(experiment: str) -> Iterator[None]:
     """Writes why the block ended, if it raises; forgets an earlier failure when it begins."""
-    file = FAILURES / f"{experiment}.txt"
-    file.unlink(missing_ok=True)
+    _failure_file(experiment).unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):  # a full disk has no room for this either, and is said anyway
-            write_text(file, _reason(error))
+        record_failure(experiment, _reason(error))
         raise
+
+
+def record_failure(experiment: str, reason: str) -> None:
+    """Writes why an experiment failed, or cannot be run."""
+    with suppress(OSError):  # a full disk has no room for this either, and is said anyway
+        write_text(_failure_file(experiment), reason)
 
 
 def read_failure(experiment: str) -> str:
     """Returns why the latest run of an experiment failed, empty if it did not."""
     try:
-        return (FAILURES / f"{experiment}.txt").read_text(encoding="utf-8")
+        return _failure_file(experiment).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 
@@ -64,6 +68,10 @@ def read_run(image: Path) -> Whereabouts:
         return {}
     found: Whereabouts = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def _failure_file(experiment: str) -> Path:
+    return FAILURES / f"{experiment}.txt"
 
 
 def _run_file(image: Path) -> Path:

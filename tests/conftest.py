@@ -131,8 +131,7 @@ def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory)
     with contextlib.chdir(folder):
         write_params(folder, tiny_params(weights_file))
         params = read_params()
-        for name in params.experiments:
-            fetch(name, params)
+        fetch(params)
         prepare(params.backbone)
     return folder
 

@@ -157,7 +157,7 @@ def too_small(name: str, size: tuple[int, int], message: str) -> Case:
     """A picture that is read, and too small for the network that a run takes it to."""
 
     def change(params: dict[str, Any]) -> None:
-        write("data/images/new/content.png", plain("PNG", size))
+        write("data/images/other.png", plain("PNG", size))
         params["backbone"] |= {"architecture": "vgg19-small", "weights": "embedded"}
         params["defaults"]["style_layers"] = ["conv5_1"]
         params["experiments"]["new"]["size"] = None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, tiny_params
+from conftest import REPOSITORY, tiny_params, write_params
 from hostile import (
     COLOUR,
     Case,
@@ -49,10 +49,12 @@ from test_sources import server
 
 from pipeline import paths
 from pipeline.layers import LAYERS
+from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.schema import Backbone
 from pipeline.sources import Limit, locate
 from pipeline.stages.backbone import prepare
+from pipeline.stages.fetch import fetch
 from pipeline.weights import EMBEDDED
 
 __all__ = ["server"]
@@ -423,12 +425,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Path) -> dict[str, Any]:
     """The parameters of a workspace in which every stage has run before."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("own", "data/images/new", "data/experiments/old", "reports"):
+    for folder in ("own", "data/experiments/old", "reports"):
         Path(folder).mkdir(parents=True)
     for name in ("own/other.png", "own/subject.png", "data/experiments/old/image.png"):
         write(name, plain("PNG"))
-    for role in ("content", "style"):
-        write(f"data/images/new/{role}.png", plain("PNG", (64, 48)))
     write("reports/index.html", "the report of before")
     shutil.copytree(network, paths.BACKBONE)
     Path("own/loop.png").symlink_to("loop.png")
@@ -438,13 +438,16 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Path) -> dict
     experiments = {"new": {"content": "other", "style": "subject"}}
     backbone = {"calibration": ["own/other.png"], "rescale": False}
     tracking = {"mode": "disabled"}
-    return params | {
+    params |= {
         "images": sources,
         "experiments": experiments,
         "figures": {},
         "backbone": backbone,
         "tracking": tracking,
     }
+    write_params(tmp_path, params)
+    fetch(read_params())
+    return params
 
 
 def files_here() -> dict[str, bytes]:
@@ -513,7 +516,7 @@ def test_odd_picture_comes_in_with_the_right_pixels(
 ) -> None:
     code, _ = answer(case, room, server, monkeypatch)
     assert (code, capsys.readouterr().err) == (0, "")
-    picture = read_picture(paths.picture("new", "style"))
+    picture = read_picture(paths.picture("subject"))
     assert picture.size == case.size
     assert picture.getpixel((0, 0)) == pytest.approx(case.pixel, abs=1)
 

@@ -21,8 +21,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Pro
     ran = project.repro()
     assert ran == {
         "code",
-        "fetch@first",
-        "fetch@second",
+        "fetch",
         "backbone",
         "stylize@first",
         "stylize@second",
@@ -37,7 +36,7 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 
 def test_one_ratio_runs_one_cell_and_the_report(project: Project) -> None:
     project.change(lambda p: p["experiments"]["first"].update(content_weight=0.5))
-    assert project.repro() == {"stylize@first", "report"}
+    assert project.repro() == {"fetch", "stylize@first", "report"}
 
 
 def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache(
@@ -45,7 +44,7 @@ def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache
 ) -> None:
     third = {"content": "chelsea", "style": "coffee"}
     project.change(lambda p: p["experiments"].update(third=third))
-    assert project.repro() == {"fetch@third", "stylize@third", "report"}
+    assert project.repro() == {"fetch", "stylize@third", "report"}
     project.change(lambda p: p["experiments"].pop("third"))
     assert project.repro() == {"report"}
 
@@ -70,11 +69,11 @@ def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
     project.change(lambda p: p["images"].update(mine=entry))
     project.change(lambda p: p["experiments"]["second"].update(style="mine"))
     ran = project.repro()
-    assert {"fetch@second", "stylize@second", "report"} <= ran
+    assert {"fetch", "stylize@second", "report"} <= ran
     assert not {"stylize@first", "backbone"} & ran
     save_picture(own, mode="1")
     ran = project.repro()
-    assert {"fetch@second", "stylize@second"} <= ran
+    assert {"fetch", "stylize@second"} <= ran
     assert not {"stylize@first", "backbone"} & ran
 
 

@@ -32,7 +32,7 @@ def cell(name: str, pixels: Any, metrics: dict[str, float] | None = None, **sett
     Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB").save(image)
     history = {"content": [8.0, 2.0], "style": [4.0, 1.0]}
     results = Results(metrics or {}, {}, history, [], image, {}, {})
-    given = {"init": "noise", "seed": 0, **settings}
+    given = {"content": "subject", "init": "noise", "seed": 0, **settings}
     return Cell(name, given, frozenset(), ("content", "style"), results)
 
 
@@ -50,9 +50,9 @@ def test_reconstruction_of_the_picture_itself_is_perfect() -> None:
     cells = []
     for name, found in (("same", pixels), ("inverted", 255 - pixels)):
         cells.append(cell(name, found, {"saved_content": 2.0}, content_layers={"conv1_2": 1.0}))
-        target = paths.picture(name, "content")
-        target.parent.mkdir(parents=True)
-        Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(target)
+    target = paths.picture("subject")
+    target.parent.mkdir(parents=True)
+    Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(target)
     measured = reconstruction(cells, PLOT)
     assert measured.rows[0] == ["conv1_2", "25 %", "0.000", "1.000"]
     assert float(measured.rows[1][2]) > 0.5
@@ -61,7 +61,7 @@ def test_reconstruction_of_the_picture_itself_is_perfect() -> None:
 
 
 def test_reconstruction_is_compared_at_its_own_size() -> None:
-    target = paths.picture("small", "content")
+    target = paths.picture("subject")
     target.parent.mkdir(parents=True)
     Image.new("RGB", (60, 40), (51, 51, 51)).save(target)
     small = cell("small", flat(0), {"saved_content": 1.0}, content_layers={"conv1_2": 1.0})
@@ -70,8 +70,8 @@ def test_reconstruction_is_compared_at_its_own_size() -> None:
 
 def reconstructed(name: str, found: Any, picture: Image.Image, **settings: Any) -> list[str]:
     """Returns the row of a picture that was found in place of another."""
-    target = paths.picture(name, "content")
-    target.parent.mkdir(parents=True)
+    target = paths.picture("subject")
+    target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target)
     layers = {"content_layers": {"conv1_2": 1.0}}
     metrics = {"saved_content": 2.0, "start_content": 16.0}

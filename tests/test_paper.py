@@ -77,8 +77,7 @@ def test_every_figure_comes_out_with_the_papers_pictures(
     read = read_params()
     prepare(read.backbone)
     first = [figure.experiments[0] for figure in read.figures.values()]
-    for name in {*first, *read.figures["fig3"].experiments}:
-        fetch(name, read)
+    fetch(read, [*first, *read.figures["fig3"].experiments])
     assert len(Server.requests) == len(set(Server.requests)) == len(FILES)
     for name in first:
         stylize(name, read)
@@ -87,5 +86,6 @@ def test_every_figure_comes_out_with_the_papers_pictures(
     for name, figure in read.figures.items():
         assert f'id="figure-{name}"' in page
         assert f"media/experiments/{figure.experiments[0]}/image.png" in page
-    assert read_picture(paths.picture("fig4-1", "content")).size == (1024, 768)
+    photograph = paths.picture(read.experiments["fig4-1"].content)
+    assert read_picture(photograph).size == (1024, 768)
     assert "Andreas Praefcke" in page

@@ -56,8 +56,8 @@ def finished(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with contextlib.chdir(folder):
         read = read_params()
         prepare(read.backbone)
+        fetch(read)
         for name in ("first", "second"):
-            fetch(name, read)
             stylize(name, read)
     return folder
 
@@ -183,7 +183,7 @@ def test_removed_experiment_leaves_the_report(cells: Path, weights_file: Path) -
 
 
 def test_experiment_that_failed_is_shown_with_its_reason(cells: Path) -> None:
-    shutil.rmtree(paths.IMAGES / "second")
+    paths.picture("coffee").unlink()
     with pytest.raises(UserError):
         stylize("second", read_params())
     with pytest.raises(UserError), recording_failure("second"):
@@ -222,7 +222,7 @@ def test_picture_that_cannot_be_fetched_is_the_reason(cells: Path, weights_file:
 
     change(cells, weights_file, edit)
     with pytest.raises(UserError):
-        fetch("third", read_params())
+        fetch(read_params())
     report(read_params())
     assert "When last run: image &#39;lost&#39; from data/own/lost.png" in text("index.html")
 
@@ -261,7 +261,7 @@ def test_results_of_other_settings_are_not_shown_under_these(
     assert "media/experiments/first/image.png" not in text("index.html")
 
 
-@pytest.mark.parametrize("file", ["data/images/first/style.png", str(paths.WEIGHTS_FILE)])
+@pytest.mark.parametrize("file", ["data/images/gravel.png", str(paths.WEIGHTS_FILE)])
 def test_results_of_other_inputs_are_not_shown_under_these(cells: Path, file: str) -> None:
     Path(file).write_bytes(save_picture(cells / "other.png").read_bytes())
     report(read_params())

@@ -123,8 +123,8 @@ def catalogue(workspace: Path, weights_file: Path) -> Any:
         params["images"]["subject"] = {"source": source, "hash": known_hash}
         params["experiments"]["new"] = {"content": "gravel", "style": "subject"}
         write_params(workspace, params)
-        fetch("new", read_params())
-        return paths.picture("new", "style")
+        fetch(read_params(), ["new"])
+        return paths.picture("subject")
 
     return fetched
 
@@ -164,18 +164,38 @@ def test_download_cut_short_is_tried_again(server: str, catalogue: Any) -> None:
 def test_misbehaving_server_is_named_and_nothing_is_left(
     path: str, known_hash: str | None, message: str, server: str, catalogue: Any
 ) -> None:
-    fetch("first", read_params())
+    fetch(read_params(), ["first"])
     with pytest.raises(UserError) as raised:
         catalogue(f"{server}/{path}", known_hash)
     text = str(raised.value)
     assert text.startswith(f"image 'subject' from {server}/{path}: ")
     assert message in text
     assert files_of(Path("data")) == {
-        "images/first/content.png",
-        "images/first/style.png",
+        "images/chelsea.png",
+        "images/gravel.png",
         "status/new.txt",
     }
     assert read_failure("new") == text
+
+
+def test_all_missing_pictures_are_named_and_the_others_are_there(
+    workspace: Path, weights_file: Path
+) -> None:
+    params: Any = tiny_params(weights_file)
+    for name in ("lost", "gone", "unused"):
+        params["images"][name] = {"source": f"data/own/{name}.png"}
+    params["experiments"]["third"] = {"content": "lost", "style": "gone"}
+    params["experiments"]["fourth"] = {"content": "chelsea", "style": "lost"}
+    write_params(workspace, params)
+    with pytest.raises(UserError) as raised:
+        fetch(read_params())
+    lost, gone = str(raised.value).splitlines()
+    assert lost.startswith("image 'lost' from data/own/lost.png: data/own/lost.png: there is no")
+    assert gone.startswith("image 'gone' from data/own/gone.png: ")
+    assert [file.stem for file in sorted(paths.IMAGES.iterdir())] == ["chelsea", "coffee", "gravel"]
+    assert read_failure("third") == f"{lost}\n{gone}"
+    assert read_failure("fourth") == lost
+    assert read_failure("first") == ""
 
 
 def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +208,7 @@ def test_failed_fetch_keeps_the_picture_of_before(server: str, catalogue: Any) -
     before = catalogue(f"{server}/good.jpg").read_bytes()
     with pytest.raises(UserError):
         catalogue(f"{server}/nowhere.jpg")
-    assert paths.picture("new", "style").read_bytes() == before
+    assert paths.picture("subject").read_bytes() == before
 
 
 def test_local_file_is_read_and_its_hash_checked(workspace: Path, catalogue: Any) -> None:
@@ -239,4 +259,4 @@ def test_package_source_that_is_not_there_is_named(
 
 def test_unknown_experiment_names_the_nearest(workspace: Path) -> None:
     with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
-        fetch("frist", read_params())
+        fetch(read_params(), ["frist"])

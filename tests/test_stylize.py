@@ -74,8 +74,8 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
     folder = paths.EXPERIMENTS / "first"
     record = json.loads((folder / "provenance.json").read_text())
     assert record["inputs"] == {
-        "content": sha256(paths.picture("first", "content")),
-        "style": sha256(paths.picture("first", "style")),
+        "content": sha256(paths.picture("chelsea")),
+        "style": sha256(paths.picture("gravel")),
         "weights": sha256(paths.WEIGHTS_FILE),
     }
     assert record["settings"] == read_params().experiments["first"].model_dump()
@@ -91,7 +91,7 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
 def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
     stylize("first", read_params())
     settings = read_params().experiments["first"]
-    inputs = read_inputs("first", settings)
+    inputs = read_inputs(settings)
     device = torch.device("cpu")
     objective = build_objective(settings, paths.WEIGHTS_FILE, inputs, device, "float32")
     saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
@@ -136,7 +136,7 @@ def test_pictures_get_the_size_asked_for(
     weights_file: Path,
 ) -> None:
     change(prepared, weights_file, "first", **settings)
-    inputs = read_inputs("first", read_params().experiments["first"])
+    inputs = read_inputs(read_params().experiments["first"])
     assert inputs.content_image.shape == inputs.start.shape == (1, 3, *content)
     assert inputs.style_image.shape == (1, 3, *style)
 
@@ -144,7 +144,7 @@ def test_pictures_get_the_size_asked_for(
 def test_start_is_the_picture_asked_for(prepared: Path, weights_file: Path) -> None:
     for init in ("content", "style"):
         change(prepared, weights_file, "first", init=init, style_resize="own")
-        inputs = read_inputs("first", read_params().experiments["first"])
+        inputs = read_inputs(read_params().experiments["first"])
         assert inputs.start.shape == inputs.content_image.shape
         if init == "content":
             assert torch.equal(inputs.start, inputs.content_image)
@@ -159,7 +159,7 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
     pictures = [path.name for path in prepared.glob("wandb/offline-run-*/files/media/images/*")]
     assert sum(name.startswith("intermediate") for name in pictures) == 2
     assert sum(name.startswith("result") for name in pictures) == 1
-    for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("first", "content"))):
+    for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("chelsea"))):
         assert wanted in text
 
 

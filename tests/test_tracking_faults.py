@@ -43,7 +43,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, byt
     params["backbone"] = {"calibration": ["package:skimage/data/coffee.png"], "rescale": False}
     params["tracking"] = {"mode": "disabled"}
     write_params(tmp_path, params)
-    fetch("first", read_params())
+    fetch(read_params(), ["first"])
     prepare(read_params().backbone)
     stylize("first", read_params())
     params["tracking"] = {"init_timeout": TIMEOUT_S, "finish_timeout": TIMEOUT_S}

@@ -63,10 +63,10 @@ def test_cells_use_one_process_and_give_what_they_would_alone(
         text=True,
         check=True,
     )
-    picture = paths.picture("first", "style").read_bytes()
-    paths.picture("first", "style").unlink()
+    picture = paths.picture("chelsea").read_bytes()
+    paths.picture("chelsea").unlink()
     assert ended(start(environment, "fetch", "first")) == (0, alone.stdout, "")
-    assert paths.picture("first", "style").read_bytes() == picture
+    assert paths.picture("chelsea").read_bytes() == picture
     before = servers(environment)
     assert ended(start(environment, "fetch", "second"))[0] == 0
     assert servers(environment) == before
@@ -99,7 +99,7 @@ def long_run(workspace: Path, weights_file: Path) -> Path:
     params: Any = tiny_params(weights_file)
     params["defaults"]["evaluations"] = 1_000_000
     write_params(workspace, params)
-    fetch("first", read_params())
+    fetch(read_params())
     prepare(read_params().backbone)
     return paths.EXPERIMENTS / "first/history.csv"
 

@@ -1,60 +1,65 @@
-"""Stage ``fetch``: the pictures of one experiment → ``data/images/NAME``, upright 8-bit sRGB.
+"""Stage ``fetch``: the pictures that experiments name → ``data/images``, upright 8-bit sRGB.
 
-A cell of its own for each experiment: only pictures that an experiment names are fetched, and one
-that fails leaves the others. What was downloaded is kept and never downloaded twice.
+    python -m pipeline.stages.fetch [EXPERIMENT …]
+
+Those of the catalogue that no experiment names stay where they are. What was downloaded is kept and
+never downloaded twice.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
 from PIL.Image import Image
 
 from pipeline import paths
-from pipeline.errors import UserError, command_line, nearest, one_experiment
+from pipeline.errors import UserError, command_line
 from pipeline.files import sha256
-from pipeline.params import read_params
+from pipeline.params import find_experiment, read_params
+from pipeline.parents import end_with_dvc
 from pipeline.pictures import read_picture, write_png
-from pipeline.schema import Params
+from pipeline.schema import CataloguedImage, Params
 from pipeline.sources import forget_download, locate
-from pipeline.status import recording_failure
+from pipeline.status import record_failure
 
 
-def fetch(experiment: str, params: Params) -> None:
-    """Writes ``content.png`` and ``style.png``, with source and hash in the PNG's text.
+def fetch(params: Params, names: Sequence[str] = ()) -> None:
+    """Writes ``NAME.png`` for every picture, with source and hash in the PNG's text.
+
+    Args:
+        params: the catalogue and the experiments.
+        names: the experiments whose pictures are wanted; none: all.
 
     Raises:
-        UserError: no such experiment, or nothing usable at a source; no picture is written then.
+        UserError: no such experiment, or nothing usable at some sources: all of them are named, and
+            the other pictures are there.
     """
-    if experiment not in params.experiments:
-        known = list(params.experiments)
-        hint = nearest(experiment, known)
-        raise UserError(
-            f"no experiment {experiment!r}{hint} The experiments are {', '.join(known)}"
-        )
-    settings = params.experiments[experiment]
-    with recording_failure(experiment):
-        names = {"content": settings.content, "style": settings.style}
-        found = {role: _found(name, params) for role, name in names.items()}
-        for role, (picture, text) in found.items():
-            write_png(picture, paths.picture(experiment, role), text)
+    experiments = {name: find_experiment(params, name) for name in names or params.experiments}
+    named = {name: dict.fromkeys([each.content, each.style]) for name, each in experiments.items()}
+    missing: dict[str, str] = {}
+    for image in dict.fromkeys(chain.from_iterable(named.values())):
+        try:
+            _fetch(image, params.images[image])
+        except UserError as error:
+            missing[image] = f"image {image!r} from {params.images[image].source}: {error}"
+    for name, images in named.items():
+        if reasons := [missing[image] for image in images if image in missing]:
+            record_failure(name, "\n".join(reasons))
+    if missing:
+        raise UserError("\n".join(missing.values()))
 
 
-def _found(name: str, params: Params) -> tuple[Image, dict[str, str]]:
-    """Returns the picture of that name in the catalogue, and the text to save with it."""
-    image = params.images[name]
-    try:
-        file = locate(image.source, image.hash, paths.downloads())
-        picture = _read_or_forgotten(file)
-    except UserError as error:
-        raise UserError(f"image {name!r} from {image.source}: {error}") from error
+def _fetch(name: str, image: CataloguedImage) -> None:
+    file = locate(image.source, image.hash, paths.downloads())
+    picture = _read_or_forgotten(file)
     text = {"Source": image.source, "Source-SHA256": sha256(file)}
     width, height = picture.size
     print(f"{name}: {width}x{height} pixels from {image.source} (sha256:{text['Source-SHA256']})")
-    return picture, text
+    write_png(picture, paths.picture(name), text)
 
 
 def _read_or_forgotten(file: Path) -> Image:
@@ -66,9 +71,10 @@ def _read_or_forgotten(file: Path) -> Image:
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: fetch(one_experiment(arguments), read_params()))
+    """Runs the stage for the experiments that the arguments name, or for all, and exits."""
+    command_line(lambda: fetch(read_params(), arguments))
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     main(sys.argv[1:])

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints, key_of, sole_run
-from pipeline.errors import UserError, command_line, explaining_the_disk, nearest, one_experiment
+from pipeline.errors import command_line, explaining_the_disk, one_experiment
 from pipeline.files import sha256, write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
-from pipeline.params import read_params
+from pipeline.params import find_experiment, read_params
 from pipeline.pictures import read_picture, write_png
 from pipeline.problem import read_inputs
 from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
@@ -43,7 +43,7 @@ def stylize(name: str, params: Params) -> None:
             that did not move.
         SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
     """
-    settings = _settings(name, params)
+    settings = find_experiment(params, name)
     with sole_run(name), recording_failure(name), explaining_the_disk():
         # An earlier result is not that of this run, should it end early.
         (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
@@ -58,9 +58,9 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
     precision = find_precision(settings, device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    description = describe(name, settings)
-    check_memory(name, settings, device, precision)
-    inputs = read_inputs(name, settings)
+    description = describe(settings)
+    check_memory(settings, device, precision)
+    inputs = read_inputs(settings)
     made_by = {
         "packages": package_versions(),
         "device": _device_name(device),
@@ -97,15 +97,15 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
     checkpoints.remove()
 
 
-def describe(name: str, settings: Experiment) -> dict[str, Any]:
+def describe(settings: Experiment) -> dict[str, Any]:
     """Returns what defines a run: settings, the network's record, and the hashes of its inputs.
 
     Raises:
         UserError: the network was not prepared.
     """
     files = {
-        "content": paths.picture(name, "content"),
-        "style": paths.picture(name, "style"),
+        "content": paths.picture(settings.content),
+        "style": paths.picture(settings.style),
         "weights": paths.WEIGHTS_FILE,
     }
     if settings.warm_start:
@@ -118,14 +118,6 @@ def describe(name: str, settings: Experiment) -> dict[str, Any]:
         "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
         "inputs": inputs,
     }
-
-
-def _settings(name: str, params: Params) -> Experiment:
-    if name not in params.experiments:
-        known = list(params.experiments)
-        hint = nearest(name, known)
-        raise UserError(f"no experiment {name!r}{hint} The experiments are {', '.join(known)}")
-    return params.experiments[name]
 
 
 def _write_results(
