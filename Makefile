@@ -43,6 +43,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf data/code data/images data/backbone data/experiments data/status data/checkpoints data/downloads data/distillation
+	rm -rf data/code data/plan data/images data/backbone data/experiments data/status data/checkpoints data/downloads data/distillation
 	rm -rf reports/*.html reports/summary.md reports/experiments reports/media reports/sheets
 	rm -rf benchmarks/runs .mypy_cache .pytest_cache .ruff_cache

@@ -17,21 +17,25 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 HISTORY = 5
 """Steps that L-BFGS remembers; the runs are so long that it has them all."""
 EXPECTED = """
-import sys, psutil, wandb
+import sys, psutil, torch, wandb
 import pipeline.stages.stylize
 from pipeline.memory import estimate
 from pipeline.params import read_params
 from pipeline.resources import demands
 name = sys.argv[1]
 settings = read_params().experiments[name]
-here = psutil.Process().memory_info().rss
+here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
 print(here + max(map(estimate, demands(settings, settings.precision))))
 """
 MEASURED = """
-import resource, subprocess, sys
-command = [sys.executable, "-W", "ignore", "-m", "pipeline.stages.stylize", sys.argv[1]]
-subprocess.run(command, check=True, capture_output=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+import resource, sys, torch
+from pipeline.params import read_params
+from pipeline.stages.stylize import stylize
+stylize(sys.argv[1], read_params())
+if torch.cuda.is_available():
+    print(torch.cuda.max_memory_reserved())
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
@@ -77,7 +81,7 @@ def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> 
 
 
 def _answer(code: str, name: str) -> int:
-    return int(_run("-c", code, name))
+    return int(_run("-c", code, name).split()[-1])
 
 
 def _run(*arguments: str) -> str:

@@ -71,8 +71,12 @@ class Timed(StyleTransfer):
 
     @contextlib.contextmanager
     def _timing(self) -> Iterator[None]:
+        self._wait()
         begin = time.perf_counter()
         yield
+        self._wait()
+        self.spent += time.perf_counter() - begin
+
+    def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        self.spent += time.perf_counter() - begin

@@ -146,8 +146,9 @@ class LBFGS(torch.optim.Optimizer):
         torch.sub(gradient, basis[-1], out=basis[pairs + new])
         basis[-1] = gradient
         rows = [pairs + new, 2 * pairs]
-        # Here a step waits for the device; the loss, read after it, is there by then.
-        found = (basis @ basis[rows].T).cpu()
+        # Here a step waits for the device; the loss, read after it, is there by then. A slice is
+        # both rows too, where a list of them would be a copy, and one more wait.
+        found = (basis @ basis[pairs + new :: pairs - new].T).cpu()
         products = state["products"] = state["products"].cpu()  # where a checkpoint may have put it
         products[new] = products[:, new] = 0
         products[:, rows] = found

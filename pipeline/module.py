@@ -94,6 +94,10 @@ class StyleTransfer(pl.LightningModule):
         self.exact_evaluations += self.objective.features.precision == "float32"
         return losses["total"]
 
+    def on_train_end(self) -> None:
+        """Lets L-BFGS's history go, which is large: Lightning would have it moved to the CPU."""
+        self.trainer.strategy.optimizers = []
+
     def on_fit_end(self) -> None:
         """Lets a recording go: Lightning moves what it was made of."""
         self.evaluator = Evaluator()

@@ -77,6 +77,8 @@ def pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> Te
         spread = functional.interpolate(gradient / 4, scale_factor=2, mode="nearest")
         lacking = (0, shape[-1] - spread.shape[-1], 0, shape[-2] - spread.shape[-2])
         return functional.pad(spread, lacking) if any(lacking) else spread
-    flat = gradient.new_zeros(shape).flatten(start_dim=2)
-    given = flat.scatter_(2, where.flatten(start_dim=2), gradient.flatten(start_dim=2))
-    return given.view(shape).contiguous(memory_format=torch.channels_last)
+    # What autograd calls; a scatter is as good, but in deterministic mode a GPU sorts for it.
+    maps = gradient.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return torch.ops.aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
+        gradient, maps, [2, 2], [2, 2], [0, 0], [1, 1], False, where
+    )

@@ -10,6 +10,7 @@ BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
 REPORTS = Path("reports")
 CODE = Path("data/code")
+PLAN = Path("data/plan")
 
 WEIGHTS_FILE = BACKBONE / "network.safetensors"
 EMBEDDED_FILE = BACKBONE / "embedded.safetensors"

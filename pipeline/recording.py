@@ -33,6 +33,7 @@ class Evaluator:
 
     def __init__(self) -> None:
         self.objective: Objective | None = None
+        self.evaluate: Callable[[Tensor], Named] | None = None
 
     def __call__(self, objective: Objective, image: Tensor) -> Named:
         """Returns ``Objective.named`` of an image, the total with its derivative.
@@ -40,7 +41,9 @@ class Evaluator:
         On a GPU the others are overwritten by the next evaluation.
         """
         if objective is not self.objective:
+            self.evaluate = None  # the memory of one recording is enough
             self.objective, self.evaluate = objective, quickest(objective, image)
+        assert self.evaluate is not None
         return self.evaluate(image)
 
 
@@ -127,16 +130,25 @@ def _refuse_other(found: Tensor, expected: Tensor) -> None:
 
 
 def cuda_graph(evaluate: Callable[[], Evaluation]) -> tuple[Callable[[], object], Evaluation]:
-    """Records on the current CUDA device, and gives back what memory the warm-up took."""
+    """Records on the current CUDA device, and gives back what memory the warm-up took.
+
+    Raises:
+        RuntimeError: an operation cannot be recorded. torch before 2.12 may then be unable to go
+            on: its allocator still believes in the recording.
+    """
+    ordinary = torch.cuda.current_stream()
     stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    stream.wait_stream(ordinary)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             evaluate()
-    torch.cuda.current_stream().wait_stream(stream)
+    ordinary.wait_stream(stream)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = evaluate()
+    try:
+        with torch.cuda.graph(graph):
+            results = evaluate()
+    finally:
+        torch.cuda.set_stream(ordinary)  # where it failed, torch before 2.12 leaves its own
     return graph.replay, results

@@ -42,7 +42,7 @@ def run(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=1,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

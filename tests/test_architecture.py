@@ -28,7 +28,10 @@ FLOORS = [
     {"callbacks"},
     {"training", "resuming", "pages"},
     {"search", "repro"},
-    {f"stages.{name}" for name in ("code", "fetch", "backbone", "stylize", "report", "distil")},
+    {
+        f"stages.{name}"
+        for name in ("code", "plan", "fetch", "backbone", "stylize", "report", "distil")
+    },
 ]
 
 MODULES = {

@@ -21,6 +21,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Pro
     ran = project.repro()
     assert ran == {
         "code",
+        "plan",
         "fetch",
         "backbone",
         "stylize@first",
@@ -36,7 +37,15 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 
 def test_one_ratio_runs_one_cell_and_the_report(project: Project) -> None:
     project.change(lambda p: p["experiments"]["first"].update(content_weight=0.5))
-    assert project.repro() == {"fetch", "stylize@first", "report"}
+    assert project.repro() == {"plan", "stylize@first", "report"}
+
+
+def test_default_runs_the_cells_that_have_it_from_there(project: Project) -> None:
+    before = project.params["defaults"]["init"]
+    project.change(lambda p: p["defaults"].update(init="style"))
+    assert project.repro() == {"plan", "stylize@first", "report"}
+    project.change(lambda p: p["defaults"].update(init=before))
+    project.repro()
 
 
 def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache(
@@ -44,7 +53,7 @@ def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache
 ) -> None:
     third = {"content": "chelsea", "style": "coffee"}
     project.change(lambda p: p["experiments"].update(third=third))
-    assert project.repro() == {"fetch", "stylize@third", "report"}
+    assert project.repro() == {"plan", "stylize@third", "report"}
     project.change(lambda p: p["experiments"].pop("third"))
     assert project.repro() == {"report"}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from pipeline.callbacks import Refinement
 from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
@@ -24,9 +26,10 @@ def objective_on(
     weights: dict[str, Tensor],
     images: tuple[Tensor, Tensor],
     precision: Precision = "float32",
+    pooling: str = "avg",
 ) -> Objective:
     return Objective(
-        FrozenFeatures(down_to(weights, ["conv3_1"]), "avg", precision, device),
+        FrozenFeatures(down_to(weights, ["conv3_1"]), pooling, precision, device),
         *(image.to(device) for image in images),
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv3_1": 0.5},
@@ -69,11 +72,42 @@ def test_gpu_run_gives_the_same_image_twice(
     assert torch.equal(first.image, second.image)
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
-def test_evaluation_is_recorded_as_a_cuda_graph(
-    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], precision: Precision
+def test_gpu_run_goes_on_in_float32_by_another_recording(
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    objective = objective_on("cuda", weights, images, precision)
+    monkeypatch.setattr(Refinement, "EVALUATIONS", 3)
+    monkeypatch.setattr(Refinement, "GAIN", 1.0)
+    module = StyleTransfer(objective_on("cuda", weights, images, "tf32"), images[0])
+    fit(
+        module,
+        name="cuda",
+        folder=tmp_path,
+        evaluations=10,
+        exact=lambda: objective_on("cuda", weights, images),
+    )
+    assert 0 < module.exact_evaluations < 10
+    exact = objective_on("cpu", weights, images)
+    before, after = (float(exact(image.cpu()).total) for image in (images[0], module.image))
+    assert after < 0.9 * before
+
+
+@pytest.fixture
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.usefixtures("_deterministic")
+def test_evaluation_is_recorded_as_a_cuda_graph(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], precision: Precision, pooling: str
+) -> None:
+    objective = objective_on("cuda", weights, images, precision, pooling)
     image = images[0].cuda()
     recorded = quickest(objective, image)
     assert isinstance(recorded, Recorded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +74,25 @@ def test_run_by_replays_is_the_same_to_the_bit(
     assert torch.equal(found.image, expected.image)
     assert not torch.equal(found.image, images[1])
     assert found.losses == expected.losses
+
+
+def test_recording_is_gone_before_the_next_is_made(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living: weakref.WeakSet[Recorded] = weakref.WeakSet()
+
+    def quickest(problem: Objective, image: Tensor) -> Recorded:
+        gc.collect()
+        assert not living
+        recorded = Recorded(problem, image, imitated)
+        living.add(recorded)
+        return recorded
+
+    monkeypatch.setattr(recording, "quickest", quickest)
+    evaluator = Evaluator()
+    for _ in range(2):
+        evaluator(objective(weights, images), images[1].requires_grad_())["total"].backward()
+    assert len(living) == 1
 
 
 def test_another_objective_is_evaluated_in_the_place_of_the_first(

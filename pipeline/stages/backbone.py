@@ -43,7 +43,10 @@ def prepare(backbone: Backbone) -> None:
         weights, rescaling = _vgg19(load_weights(file, backbone.convention), backbone, images)
     else:
         weights, rescaling = _small(load_small(file), backbone, images)
-    embedded, _ = _small(load_small(EMBEDDED), backbone, images)
+    if file == EMBEDDED:
+        embedded = weights
+    else:
+        embedded, _ = _small(load_small(EMBEDDED), backbone, images)
     save_backbone(paths.WEIGHTS_FILE, weights, backbone.pooling)
     save_backbone(paths.EMBEDDED_FILE, embedded, backbone.pooling)
     hashes = {"weights_sha256": sha256(file), "embedded_sha256": sha256(EMBEDDED)}

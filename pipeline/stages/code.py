@@ -18,7 +18,7 @@ from pipeline.files import sha256, write_json
 from pipeline.parents import end_with_dvc
 
 PACKAGE = Path(pipeline.__file__).parent
-STAGES = "fetch", "backbone", "stylize", "report"
+STAGES = "plan", "fetch", "backbone", "stylize", "report"
 
 
 def record_code() -> None:
