@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 from pipeline import paths
 from pipeline.cells import read_cells
 from pipeline.errors import command_line
-from pipeline.media import MEDIA, Shown, show
+from pipeline.media import MEDIA, Picture, Shown, show
 from pipeline.pages import PAGES, SHEETS, write_pages
 from pipeline.params import read_params
 from pipeline.parents import end_with_dvc
@@ -51,13 +53,14 @@ def _track(finished: Mapping[str, Shown], params: Params) -> None:
         config=config,
     ) as run:
         table = wandb.Table(columns=list[str | int](columns))
+        shown = cache(_logged)  # most pictures are those of many rows
         for name, each in finished.items():
-            files = {role: picture.path for role, picture in each.inputs.items()}
-            files["result"] = each.image.path if each.image else ""
             pictures = {
-                role: logged_picture(read_picture(paths.REPORTS / path), f"{name}: {role}")
-                for role, path in files.items()
+                role: shown(picture, each.cell.settings[role])
+                for role, picture in each.inputs.items()
             }
+            assert each.image is not None
+            pictures["result"] = shown(each.image, name)
             changes = {key: each.cell.settings[key] for key in sorted(each.cell.changed)}
             table.add_data(
                 name,
@@ -67,6 +70,10 @@ def _track(finished: Mapping[str, Shown], params: Params) -> None:
                 *(_metrics(each).get(key) for key in metrics),
             )
         run.log({"experiments": table})
+
+
+def _logged(picture: Picture, caption: str) -> Any:
+    return logged_picture(read_picture(paths.REPORTS / picture.path), caption)
 
 
 def _metrics(each: Shown) -> dict[str, float]:
