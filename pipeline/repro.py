@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pipeline import paths
+from pipeline.cells import read_cells
 from pipeline.errors import UserError, command_line
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.schema import Experiment
@@ -31,27 +31,27 @@ def repro(jobs: int | None = None) -> int:
     """Brings all of dvc.yaml up to date, and returns DVC's status.
 
     Args:
-        jobs: how many experiments at a time. None: one after another where no two lack a picture,
-            or on a GPU; else one for each core, or as many as the memory holds.
+        jobs: how many experiments at a time. None: of those without results of these settings,
+            pictures and weights one for each core, or as many as the memory holds; on a GPU, and
+            all others, one after another.
 
     Raises:
         UserError: something is wrong with params.yaml.
     """
-    experiments = read_params().experiments
+    params = read_params()
+    experiments = params.experiments
     print(f"{PARAMS_FILE}: {len(experiments)} experiments", flush=True)
-    if not jobs:
-        experiments = {name: each for name, each in experiments.items() if not _has_picture(name)}
-    if jobs != 1 and len(experiments) > 1:
+    if jobs != 1:
         if status := _dvc("repro", "backbone", "fetch"):
             return status
-        jobs = min(jobs or _fitting(experiments), len(experiments))
-        if jobs > 1:
-            _side_by_side(list(experiments), jobs)
+        if not jobs:
+            cells = read_cells(params)
+            experiments = {name: experiments[name] for name in cells if not cells[name].results}
+        if len(experiments) > 1:
+            jobs = min(jobs or _fitting(experiments), len(experiments))
+            if jobs > 1:
+                _side_by_side(list(experiments), jobs)
     return _dvc("repro")  # what is left, or failed, and the report
-
-
-def _has_picture(name: str) -> bool:
-    return (paths.EXPERIMENTS / name / "image.png").is_file()
 
 
 def _fitting(experiments: dict[str, Experiment]) -> int:

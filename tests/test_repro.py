@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_params
+from conftest import tiny_params, write_params
 from projects import Project
 
-from pipeline import repro
+from pipeline import paths, repro
 from pipeline.errors import UserError
 from pipeline.memory import GIB
 from pipeline.params import read_params
@@ -55,6 +55,29 @@ def test_all_is_made_but_what_fails_and_a_second_time_nothing_runs(
     assert "Running stage 'stylize@third'" in text
     assert "Running stage 'stylize@first'" not in text
     assert project.repro() == set()
+
+
+def test_what_is_of_other_settings_or_weights_is_made_side_by_side_too(
+    prepared: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params(prepared, params)
+    for name in ("first", "second"):
+        stylize(name, read_params())
+    asked: list[list[str]] = []
+    monkeypatch.setattr(repro, "_dvc", lambda *_: 0)
+    monkeypatch.setattr(repro, "_fitting", len)
+    monkeypatch.setattr(repro, "_side_by_side", lambda names, _: asked.append(names))
+    assert repro.repro() == 0
+    assert asked == []
+    params["defaults"]["evaluations"] = 7
+    write_params(prepared, params)
+    repro.repro()
+    params["defaults"]["evaluations"] = 6
+    write_params(prepared, params)
+    paths.WEIGHTS_FILE.unlink()
+    paths.WEIGHTS_FILE.write_bytes(b"other weights")
+    repro.repro()
+    assert asked == [["first", "second"]] * 2
 
 
 def test_all_end_with_it(tmp_path: Path, params: dict[str, Any]) -> None:
