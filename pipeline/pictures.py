@@ -134,3 +134,10 @@ def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None
         chunks.add_itxt(key, value)
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
+
+
+def read_text(path: Path) -> dict[str, str]:
+    """Returns the text chunks of a PNG."""
+    with Image.open(path) as picture:
+        assert isinstance(picture, PngImagePlugin.PngImageFile)
+        return {key: str(value) for key, value in picture.text.items()}

@@ -17,10 +17,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pipeline import paths
 from pipeline.cells import read_cells
 from pipeline.errors import UserError, command_line
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.schema import Experiment
+from pipeline.status import read_failure
 
 DVC = sys.executable, "-m", "dvc"
 PROCESS = 2**29
@@ -35,23 +37,30 @@ def repro(jobs: int | None = None) -> int:
             pictures and weights one for each core, or as many as the memory holds; on a GPU, and
             all others, one after another.
 
+    Where a picture cannot be had, the experiments that do without it are made all the same.
+
     Raises:
         UserError: something is wrong with params.yaml.
     """
     params = read_params()
     experiments = params.experiments
     print(f"{PARAMS_FILE}: {len(experiments)} experiments", flush=True)
-    if jobs != 1:
-        if status := _dvc("repro", "backbone", "fetch"):
-            return status
-        if not jobs:
-            cells = read_cells(params)
-            experiments = {name: experiments[name] for name in cells if not cells[name].results}
-        if len(experiments) > 1:
-            jobs = min(jobs or _fitting(experiments), len(experiments))
-            if jobs > 1:
-                _side_by_side(list(experiments), jobs)
-    return _dvc("repro")  # what is left, or failed, and the report
+    status = _dvc("repro", "--keep-going", "backbone", "fetch")
+    if status:
+        experiments = {name: each for name, each in experiments.items() if _can_run(name, each)}
+    if not jobs:
+        cells = read_cells(params)
+        experiments = {name: experiments[name] for name in experiments if not cells[name].results}
+        jobs = _fitting(experiments) if len(experiments) > 1 else 1
+    if experiments and (jobs > 1 or status):
+        _side_by_side(list(experiments), min(jobs, len(experiments)))
+    return status or _dvc("repro")  # what is left, or failed, and the report
+
+
+def _can_run(name: str, settings: Experiment) -> bool:
+    """Returns whether an experiment has what it needs, although not all have."""
+    needed = paths.WEIGHTS_FILE, paths.picture(settings.content), paths.picture(settings.style)
+    return all(file.is_file() for file in needed) and not read_failure(name)
 
 
 def _fitting(experiments: dict[str, Experiment]) -> int:

@@ -22,7 +22,7 @@ FLOORS = [
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking", "resources"},
-    {"recording"},
+    {"recording", "plans"},
     {"presets", "module", "distillation", "cells"},
     {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},

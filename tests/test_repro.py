@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_params, write_params
+from conftest import save_picture, tiny_params, write_params
 from projects import Project
 
 from pipeline import paths, repro
@@ -78,6 +79,35 @@ def test_what_is_of_other_settings_or_weights_is_made_side_by_side_too(
     paths.WEIGHTS_FILE.write_bytes(b"other weights")
     repro.repro()
     assert asked == [["first", "second"]] * 2
+
+
+def test_what_does_without_a_missing_picture_is_made_all_the_same(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["images"]["lost"] = {"source": "data/own/lost.png"}
+    params["experiments"]["third"] = {"content": "lost", "style": "gravel"}
+    project = Project.new(tmp_path, params)
+    text = project.python("pipeline.repro", check=False)
+    assert "image 'lost' from data/own/lost.png: data/own/lost.png: there is no" in text
+    assert "failed to reproduce 'fetch'" in text
+    made = [
+        (tmp_path / f"data/experiments/{name}/image.png").is_file() for name in ("first", "third")
+    ]
+    assert made == [True, False]
+    save_picture(tmp_path / "data/own/lost.png")
+    assert project.repro() == {"fetch", "stylize@third", "report"}
+
+
+def test_edit_during_a_run_waits_for_the_next(tmp_path: Path, params: dict[str, Any]) -> None:
+    """A cell's settings are those that DVC writes down, however late it begins."""
+    project = Project.new(tmp_path, params)
+    project.dvc("repro", "backbone", "fetch")
+    project.change(lambda p: p["experiments"]["first"].update(content_weight=7.0))
+    project.dvc("repro", "--single-item", "stylize@first")
+    record = tmp_path / "data/experiments/first/provenance.json"
+    assert json.loads(record.read_text())["settings"]["content_weight"] == 1.0
+    assert "stylize@first" in project.repro()
+    assert json.loads(record.read_text())["settings"]["content_weight"] == 7.0
 
 
 def test_all_end_with_it(tmp_path: Path, params: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -196,6 +197,38 @@ def test_all_missing_pictures_are_named_and_the_others_are_there(
     assert read_failure("third") == f"{lost}\n{gone}"
     assert read_failure("fourth") == lost
     assert read_failure("first") == ""
+
+
+def test_picture_whose_address_is_gone_is_kept_if_nothing_else_is_asked(
+    server: str, catalogue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is in a clone, which has from DVC's remote what the server has no more."""
+    address = f"{server}/good.jpg"
+    before = catalogue(address).read_bytes()
+    shutil.rmtree(paths.downloads())
+    monkeypatch.setattr(Server, "_good", Server._missing)
+    assert catalogue(address).read_bytes() == before
+    with pytest.raises(UserError, match="answered 404"):
+        catalogue(address, f"sha256:{'0' * 64}")
+
+
+def test_own_picture_that_is_gone_is_not_kept(workspace: Path, catalogue: Any) -> None:
+    (workspace / "data/own").mkdir(parents=True)
+    own = save_picture(workspace / "data/own/mine.png")
+    catalogue("data/own/mine.png")
+    own.unlink()
+    with pytest.raises(UserError, match="there is no file"):
+        catalogue("data/own/mine.png")
+
+
+def test_what_nobody_asks_for_is_removed(workspace: Path) -> None:
+    fetch(read_params())
+    save_picture(paths.IMAGES / "old.png")
+    fetch(read_params(), ["first"])
+    assert paths.picture("old").is_file()
+    fetch(read_params())
+    assert not paths.picture("old").exists()
+    assert paths.picture("chelsea").is_file()
 
 
 def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,15 @@
 
     python -m pipeline.stages.fetch [EXPERIMENT …]
 
-Those of the catalogue that no experiment names stay where they are. What was downloaded is kept and
-never downloaded twice.
+Those of the catalogue that no experiment names stay where they are. What was downloaded is kept;
+where that is gone, and its address too, as in a clone, the picture that DVC brought is kept.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +22,8 @@ from pipeline.errors import UserError, command_line
 from pipeline.files import sha256
 from pipeline.params import find_experiment, read_params
 from pipeline.parents import end_with_dvc
-from pipeline.pictures import read_picture, write_png
+from pipeline.pictures import read_picture, read_text, write_png
+from pipeline.plans import as_planned
 from pipeline.schema import CataloguedImage, Params
 from pipeline.sources import forget_download, locate
 from pipeline.status import record_failure
@@ -41,6 +43,8 @@ def fetch(params: Params, names: Sequence[str] = ()) -> None:
     experiments = {name: find_experiment(params, name) for name in names or params.experiments}
     named = {name: dict.fromkeys([each.content, each.style]) for name, each in experiments.items()}
     missing: dict[str, str] = {}
+    if not names:
+        _clear({paths.picture(image) for image in chain.from_iterable(named.values())})
     for image in dict.fromkeys(chain.from_iterable(named.values())):
         try:
             _fetch(image, params.images[image])
@@ -53,13 +57,38 @@ def fetch(params: Params, names: Sequence[str] = ()) -> None:
         raise UserError("\n".join(missing.values()))
 
 
+def _clear(wanted: Collection[Path]) -> None:
+    """Removes what earlier runs left and nobody asks for."""
+    for path in paths.IMAGES.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path not in wanted:
+            path.unlink()
+
+
 def _fetch(name: str, image: CataloguedImage) -> None:
-    file = locate(image.source, image.hash, paths.downloads())
+    try:
+        file = locate(image.source, image.hash, paths.downloads())
+    except UserError:
+        if not _kept(name, image):
+            raise
+        print(f"{name}: kept as it is, since there is nothing at {image.source} now")
+        return
     picture = _read_or_forgotten(file)
-    text = {"Source": image.source, "Source-SHA256": sha256(file)}
+    text = {"Source": image.source, "Pin": image.hash or "", "Source-SHA256": sha256(file)}
     width, height = picture.size
     print(f"{name}: {width}x{height} pixels from {image.source} (sha256:{text['Source-SHA256']})")
     write_png(picture, paths.picture(name), text)
+
+
+def _kept(name: str, image: CataloguedImage) -> bool:
+    """Returns whether the picture is there, of the same entry, from where nothing watches."""
+    file = paths.picture(name)
+    text = read_text(file) if file.is_file() else {}
+    if (text.get("Source"), text.get("Pin")) != (image.source, image.hash or ""):
+        return False
+    source = Path(image.source).expanduser()
+    return not source.exists() and not source.is_relative_to("data/own")
 
 
 def _read_or_forgotten(file: Path) -> Image:
@@ -72,7 +101,7 @@ def _read_or_forgotten(file: Path) -> Image:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiments that the arguments name, or for all, and exits."""
-    command_line(lambda: fetch(read_params(), arguments))
+    command_line(lambda: fetch(as_planned(read_params()), arguments))
 
 
 if __name__ == "__main__":

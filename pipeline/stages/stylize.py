@@ -23,6 +23,7 @@ from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
 from pipeline.params import find_experiment, read_params
 from pipeline.pictures import read_picture, write_png
+from pipeline.plans import as_planned
 from pipeline.problem import read_inputs
 from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
 from pipeline.resources import check_memory, find_device, find_precision
@@ -172,7 +173,7 @@ def _device_name(device: torch.device) -> str:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: stylize(one_experiment(arguments), read_params()))
+    command_line(lambda: stylize(one_experiment(arguments), as_planned(read_params())))
 
 
 if __name__ == "__main__":
