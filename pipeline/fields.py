@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from pipeline.errors import UserError
 from pipeline.layers import LAYERS, check_layers
@@ -19,6 +27,8 @@ _NUMBER = re.compile(r"\d+e-?\d+|0o[0-7]+", re.IGNORECASE)
 
 def _equal_weights(layers: Any) -> Any:
     """A list of layers means equal weights that add up to 1: the paper's w_l = 1/5."""
+    if isinstance(layers, str):
+        raise ValueError(f"a list is needed. Write [{layers}]")
     if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
         return layers
     if len(set(layers)) < len(layers):
@@ -78,3 +88,13 @@ class Section(BaseModel):
     """A mapping of params.yaml: unknown keys are mistakes, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_values_are_no_numbers(cls, value: Any, field: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, bool) and re.search(r"\b(int|float)\b", repr(wanted)):
+            raise ValueError("YAML reads it as a truth value. Write a number")
+        if wanted is bool and not isinstance(value, bool):
+            raise ValueError("Write true or false, without quotes")
+        return value

@@ -68,6 +68,26 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
         f"{CAT}.contnet_weight: unknown key. Did you mean 'content_weight'?",
     ),
     (
+        "truth value for a number",
+        lambda p: p["defaults"].update(evaluations=True),
+        "defaults.evaluations: True: YAML reads it as a truth value. Write a number",
+    ),
+    (
+        "truth value for a number that may be left out",
+        lambda p: p["defaults"].update(size=True),
+        "defaults.size: True: YAML reads it as a truth value. Write a number",
+    ),
+    (
+        "layer that is no list",
+        lambda p: p["defaults"].update(content_layers="conv4_2"),
+        "defaults.content_layers: 'conv4_2': a list is needed. Write [conv4_2]",
+    ),
+    (
+        "word for a truth value",
+        lambda p: p["defaults"].update(deterministic="off"),
+        "defaults.deterministic: 'off': Write true or false, without quotes",
+    ),
+    (
         "unknown key of defaults",
         lambda p: p["defaults"].update(evaluation=3),
         "defaults.evaluation: unknown key. Did you mean 'evaluations'?",
