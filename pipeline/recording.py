@@ -41,7 +41,7 @@ class Evaluator:
         On a GPU the others are overwritten by the next evaluation.
         """
         if objective is not self.objective:
-            self.evaluate = None  # the memory of one recording is enough
+            self.objective = self.evaluate = None  # the memory of one recording is enough
             self.objective, self.evaluate = objective, quickest(objective, image)
         assert self.evaluate is not None
         return self.evaluate(image)

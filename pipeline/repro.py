@@ -45,7 +45,9 @@ def repro(jobs: int | None = None) -> int:
     params = read_params()
     experiments = params.experiments
     print(f"{PARAMS_FILE}: {len(experiments)} experiments", flush=True)
-    status = _dvc("repro", "--keep-going", "backbone", "fetch")
+    if failed := _dvc("repro", "backbone"):
+        return failed
+    status = _dvc("repro", "fetch")
     if status:
         experiments = {name: each for name, each in experiments.items() if _can_run(name, each)}
     if not jobs:
@@ -58,8 +60,8 @@ def repro(jobs: int | None = None) -> int:
 
 
 def _can_run(name: str, settings: Experiment) -> bool:
-    """Returns whether an experiment has what it needs, although not all have."""
-    needed = paths.WEIGHTS_FILE, paths.picture(settings.content), paths.picture(settings.style)
+    """Returns whether an experiment has its pictures, although not all have."""
+    needed = paths.picture(settings.content), paths.picture(settings.style)
     return all(file.is_file() for file in needed) and not read_failure(name)
 
 
