@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,14 +29,17 @@ here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
 print(here + max(map(estimate, demands(settings, settings.precision))))
 """
 MEASURED = """
-import resource, sys, torch
+import resource, subprocess, sys
+command = [sys.executable, "-W", "ignore", "-m", "pipeline.stages.stylize", sys.argv[1]]
+subprocess.run(command, check=True, capture_output=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+MEASURED_ON_A_GPU = """
+import sys, torch
 from pipeline.params import read_params
 from pipeline.stages.stylize import stylize
 stylize(sys.argv[1], read_params())
-if torch.cuda.is_available():
-    print(torch.cuda.max_memory_reserved())
-else:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(torch.cuda.max_memory_reserved())
 """
 
 
@@ -50,13 +54,14 @@ def run_memory(
         backbone: what the section ``backbone`` of params.yaml has for it.
     """
     rows = []
+    measured = MEASURED_ON_A_GPU if torch.cuda.is_available() else MEASURED
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for precision in ("float32", "bf16"):
             _prepare(sizes, backbone, precision)
             for size in sizes:
                 row = {"network": network, "precision": precision, "size": size}
                 row["expected"] = _answer(EXPECTED, f"at{size}")
-                row["measured"] = _answer(MEASURED, f"at{size}")
+                row["measured"] = _answer(measured, f"at{size}")
                 print(row, flush=True)
                 rows.append(row)
     return rows
