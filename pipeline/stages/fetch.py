@@ -69,10 +69,10 @@ def _clear(wanted: Collection[Path]) -> None:
 def _fetch(name: str, image: CataloguedImage) -> None:
     try:
         file = locate(image.source, image.hash, paths.downloads())
-    except UserError:
+    except UserError as error:
         if not _kept(name, image):
             raise
-        print(f"{name}: kept as it is, since there is nothing at {image.source} now")
+        print(f"{name}: kept as it is. {error}")
         return
     picture = _read_or_forgotten(file)
     text = {"Source": image.source, "Pin": image.hash or "", "Source-SHA256": sha256(file)}
