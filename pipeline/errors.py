@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
@@ -58,17 +58,6 @@ def explaining_the_disk() -> Iterator[None]:
         raise UserError(
             f"{error.filename}: {_OF_THE_DISK[error.errno]} ({error.strerror})"
         ) from error
-
-
-def one_experiment(arguments: Sequence[str]) -> str:
-    """Returns the one argument of a stage's command.
-
-    Raises:
-        UserError: none, or several.
-    """
-    if len(arguments) != 1:
-        raise UserError(f"{len(arguments)} names were given. Name one experiment of params.yaml")
-    return arguments[0]
 
 
 def command_line(main: Callable[[], None]) -> NoReturn:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoints import Checkpoints, key_of, sole_run
-from pipeline.errors import command_line, explaining_the_disk, one_experiment
+from pipeline.errors import UserError, command_line, explaining_the_disk
 from pipeline.files import sha256, write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
@@ -171,9 +171,15 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def _only(names: Sequence[str]) -> str:
+    if len(names) != 1:
+        raise UserError(f"{len(names)} names were given. Name one experiment of params.yaml")
+    return names[0]
+
+
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: stylize(one_experiment(arguments), as_planned(read_params())))
+    command_line(lambda: stylize(_only(arguments), as_planned(read_params())))
 
 
 if __name__ == "__main__":
