@@ -18,10 +18,11 @@ from benchmarks.problems import KIND, Problem
 from benchmarks.reference import optimised
 from pipeline.callbacks import Refinement
 from pipeline.files import replacing
-from pipeline.images import to_picture, to_tensor, white_noise
+from pipeline.images import enlarge, to_picture, to_tensor, white_noise
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.precision import Precision, fastest_precision
+from pipeline.search import COARSE
 from pipeline.trainer import run
 
 EVALUATIONS, WARM, EVERY = 500, 200, 10
@@ -29,12 +30,16 @@ EVALUATIONS, WARM, EVERY = 500, 200, 10
 
 
 class Setting(NamedTuple):
-    """A precision, evaluations of the small network before, and for both networks the rest."""
+    """A precision, evaluations of the small network before, and for both networks the rest.
+
+    With ``coarse`` the small network has so many at a quarter of the size and at half before.
+    """
 
     precision: str
     warm: int
     lbfgs: dict[str, Any]
     range_weight: float = 0.0
+    coarse: int = 0
 
 
 SETTINGS = {
@@ -46,6 +51,9 @@ SETTINGS = {
     "auto, warm start, history 100": Setting("auto", WARM, {"history_size": 100}),
     "auto, warm start, history 100, scaling mean": Setting(
         "auto", WARM, {"history_size": 100, "scaling": "mean"}
+    ),
+    "auto, coarse to fine, warm start of 100, history 100, scaling mean": Setting(
+        "auto", 100, {"history_size": 100, "scaling": "mean"}, coarse=100
     ),
     "auto, warm start, history 100, scaling mean, range weight 1000": Setting(
         "auto", WARM, {"history_size": 100, "scaling": "mean"}, 1000.0
@@ -88,9 +96,7 @@ def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
         init: ``content`` or ``noise``, at the default level.
     """
     problem = Problem(arguments.weights, arguments.size)
-    start = problem.content
-    if init == "noise":
-        start = white_noise(problem.size, 0, 0.1).to(problem.device)
+    start = _start(problem, init)
     whole = target = 0.0
     plain = optimised(problem.plain(), start, EVALUATIONS, bound=init == "noise")
     for target, spent, image in plain:  # noqa: B007
@@ -99,27 +105,39 @@ def loss(init: str, arguments: argparse.Namespace) -> dict[str, Any]:
     saved = _saved_loss(problem.ours("float32"), pictures[0])
     row: dict[str, Any] = {"target": target, "plain_s": whole, "plain_saved": saved, "settings": {}}
     for name in arguments.settings:
-        row["settings"][name], picture = _to_loss(problem, start, target, SETTINGS[name])
+        row["settings"][name], picture = _to_loss(problem, init, target, SETTINGS[name])
         pictures.append(picture)
         print(init, name, row["settings"][name], flush=True)
     _write(pictures, Path(PICTURES.format(init, arguments.size)))
     return row | {"size": f"{problem.size[1]}×{problem.size[0]}"}
 
 
+def _start(problem: Problem, init: str, division: int = 1) -> Tensor:
+    content, _ = problem.pictures(division)
+    if init == "content":
+        return content
+    return white_noise(tuple(content.shape[-2:]), 0, 0.1).to(content)  # type: ignore[arg-type]
+
+
 def _to_loss(
-    problem: Problem, start: Tensor, target: float, setting: Setting
+    problem: Problem, init: str, target: float, setting: Setting
 ) -> tuple[dict[str, Any], Image.Image]:
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
     precision: Precision = "float32"
     if setting.precision == "auto":
         precision = fastest_precision(problem.device)
-    exact, before = problem.ours("float32"), 0.0
-    if setting.warm:
-        begin = time.perf_counter()
-        small = problem.ours(precision, "small", setting.range_weight)
+    exact = problem.ours("float32")
+    stages = [(division, setting.coarse) for division in COARSE.values() if setting.coarse]
+    stages += [(1, setting.warm)] if setting.warm else []
+    begin = time.perf_counter()
+    start = _start(problem, init, stages[0][0] if stages else 1)
+    for division, evaluations in stages:
+        small = problem.ours(precision, "small", setting.range_weight, division)
+        start = enlarge(start, [edge // division for edge in problem.size])
         module = StyleTransfer(small, start, setting.lbfgs)
-        _run(module, problem, setting.warm, [])
-        start, before = module.image.detach(), time.perf_counter() - begin
+        _run(module, problem, evaluations, [])
+        start = module.image.detach()
+    before = time.perf_counter() - begin
     judge = Judge(exact, target)
     ranged = partial(problem.ours, range_weight=setting.range_weight)
     module = StyleTransfer(ranged(precision), start, setting.lbfgs)

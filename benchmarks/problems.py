@@ -47,13 +47,11 @@ class Problem:
     def __init__(self, weights: str | None, edge: int, height: int | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.size = (height or edge * 3 // 4, edge)
-        self.content, self.style = (
-            resize(image, self.size, "bicubic", antialias=True).to(self.device)
-            for image in (
-                _image("package:skimage/data/chelsea.png"),
-                _image("data/paintings/glass.jpg"),
-            )
+        self.originals = (
+            _image("package:skimage/data/chelsea.png"),
+            _image("data/paintings/glass.jpg"),
         )
+        self.content, self.style = self.pictures()
         file = Path(weights).expanduser() if weights else imagenet_weights()
         loaded, small = load_weights(file, "torchvision"), load_small(EMBEDDED)
         pictures = [resize(_image("package:skimage/data/coffee.png"), (192, 288), "bicubic", True)]
@@ -61,11 +59,24 @@ class Problem:
         self.vgg = rescale(loaded, means)
         self.small = tapped(small, {name: means[name] for name in means if f"{name}.head" in small})
 
+    def pictures(self, division: int = 1) -> tuple[Tensor, Tensor]:
+        """Returns content and style with edges of so small a part of the size."""
+        size = self.size[0] // division, self.size[1] // division
+        content, style = (
+            resize(image, size, "bicubic", antialias=True).to(self.device)
+            for image in self.originals
+        )
+        return content, style
+
     def ours(
-        self, precision: Precision, network: str = "vgg", range_weight: float = 0.0
+        self,
+        precision: Precision,
+        network: str = "vgg",
+        range_weight: float = 0.0,
+        division: int = 1,
     ) -> Objective:
         features = FrozenFeatures(getattr(self, network), "avg", precision, self.device)
-        return Objective(features, self.content, self.style, **TERMS, range_weight=range_weight)
+        return Objective(features, *self.pictures(division), **TERMS, range_weight=range_weight)
 
     def plain(self) -> PlainObjective:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]

@@ -165,7 +165,7 @@ def _read_notes(path: Path) -> list[str]:
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:
-    """Returns the columns of the main stage: those of a warm start are another network's."""
+    """Returns the columns of the main stage: those before are another network's, or size's."""
     with path.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.pop("stage") == "main"]
     return {column: [float(row[column]) for row in rows] for column in rows[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,6 +51,14 @@ def resize(image: Tensor, size: tuple[int, int], resampling: Resampling, antiali
         image, size=size, mode=resampling, antialias=antialias, align_corners=False
     )
     return resized.clamp(0, 1).contiguous()
+
+
+def enlarge(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns a (1, 3, h, w) float32 image at a larger ``size`` (H, W): bicubic, not clamped."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    larger = functional.interpolate(image, size=tuple(size), mode="bicubic", align_corners=False)
+    return larger.contiguous()
 
 
 def white_noise(size: tuple[int, int], seed: int, level: float) -> Tensor:

@@ -32,9 +32,14 @@ class Inputs(NamedTuple):
     start: Tensor
 
 
-def read_inputs(settings: Experiment) -> Inputs:
-    """Returns the pictures of an experiment, resized as it asks, and the image to start from."""
-    size, style_size = sizes(settings)
+def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
+    """Returns the pictures of an experiment, resized as it asks, and the image to start from.
+
+    Args:
+        settings: of the experiment.
+        division: of every edge, for a coarse stage.
+    """
+    size, style_size = sizes(settings, division)
     how = settings.resampling, settings.antialias
     content = resize(to_tensor(read_picture(paths.picture(settings.content))), size, *how)
     style = resize(to_tensor(read_picture(paths.picture(settings.style))), style_size, *how)

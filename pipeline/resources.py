@@ -48,11 +48,21 @@ def find_precision(settings: Experiment, device: torch.device) -> Precision:
     return settings.precision
 
 
-def sizes(settings: Experiment) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the (H, W) that an experiment asks for, of the content image and of the style's."""
+def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the (H, W) that an experiment asks for, of the content image and of the style's.
+
+    Args:
+        settings: of the experiment.
+        division: of every edge, rounded down: 4 is a quarter of the size.
+    """
     size = _scaled_size(settings.content, settings)
     own = settings.style_resize == "own"
-    return size, _scaled_size(settings.style, settings) if own else size
+    style_size = _scaled_size(settings.style, settings) if own else size
+    return _divided(size, division), _divided(style_size, division)
+
+
+def _divided(size: tuple[int, int], division: int) -> tuple[int, int]:
+    return max(1, size[0] // division), max(1, size[1] // division)
 
 
 def _scaled_size(name: str, settings: Experiment) -> tuple[int, int]:

@@ -87,6 +87,8 @@ class Settings(Section):
     style_resize: Literal["content", "own"] = "content"
     resampling: Literal["bicubic", "bilinear"] = "bicubic"
     antialias: bool = True
+    schedule: Literal["plain", "coarse_to_fine"] = "plain"
+    coarse_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     warm_start: Literal["embedded"] | None = None
     warm_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     evaluations: Annotated[int, Field(ge=1, le=1_000_000)]

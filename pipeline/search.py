@@ -17,22 +17,36 @@ from pipeline.callbacks import log_again
 from pipeline.checkpoints import Checkpoints
 from pipeline.course import EXPLODED, Course, DivergedError, End
 from pipeline.errors import UserError
-from pipeline.images import to_picture, to_tensor
+from pipeline.images import enlarge, to_picture, to_tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.precision import Precision
-from pipeline.problem import DAMPING, Inputs, build_module, build_objective
+from pipeline.problem import DAMPING, Inputs, build_module, build_objective, read_inputs
+from pipeline.resources import sizes
 from pipeline.resuming import Keeping, put_back, write_back
 from pipeline.schema import Experiment
 from pipeline.training import fit
 
+COARSE = {"quarter": 4, "half": 2}
+"""Stages of the schedule ``coarse_to_fine``, and what they divide the full size by."""
+LEAST_EDGE = 32
+"""Pixels of a coarse stage's short edge: below it the deepest layers have nothing left to see."""
+
 
 class Stage(NamedTuple):
-    """A part of a run: its name in the history, its network's file, its evaluations."""
+    """A part of a run: a network and a budget at a size.
+
+    Attributes:
+        name: in the history.
+        network: the file of weights.
+        evaluations: the budget.
+        division: of the full size's edges.
+    """
 
     name: str
     network: Path
     evaluations: int
+    division: int = 1
 
 
 class Found(NamedTuple):
@@ -88,7 +102,7 @@ class Search:
             UserError: the loss is no number at the start, or the image did not move.
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
-        stages, warm = _stages(self.settings), 0
+        stages = _stages(self.settings)
         kept = self.checkpoints.load()
         if kept is not None:
             write_back(kept.files, self.folder)
@@ -99,21 +113,28 @@ class Search:
             done = self.before + state["counts"]["evaluations"]
             print(f"{self.name}: goes on after evaluation {done}")
         for stage in stages:
-            module, exact, end = self._pursue(stage, kept.state if kept else None)
+            inputs = self._inputs(stage)
+            if kept is None:
+                size = inputs.start.shape[-2:]
+                self.start = enlarge(self.start, size) if self.before else inputs.start
+            module, exact, end = self._pursue(stage, inputs, kept.state if kept else None)
             if end.kind != "divergence":
                 _refuse_unmoved(module, self.start, end)
             if stage.name != "main" and end.kind != "budget":
                 self.notes.append(f"The stage {stage.name} ended by {end.kind}: {end.reason}")
             self.start, kept = module.image.detach(), None
-            warm, self.before = self.before, self.before + module.evaluations
-        counts = {"warm_evaluations": warm, **_counts(module)}
+            earlier, self.before = self.before, self.before + module.evaluations
+        counts = {"earlier_evaluations": earlier, **_counts(module)}
         return Found(module, exact(), counts, end, self.notes)
 
+    def _inputs(self, stage: Stage) -> Inputs:
+        return self.inputs if stage.division == 1 else read_inputs(self.settings, stage.division)
+
     def _pursue(
-        self, stage: Stage, state: dict[str, Any] | None
+        self, stage: Stage, inputs: Inputs, state: dict[str, Any] | None
     ) -> tuple[StyleTransfer, Callable[[], Objective], End]:
         """Runs a stage, after a divergence a second time; returns the module with the image."""
-        build = partial(build_objective, self.settings, stage.network, self.inputs, self.device)
+        build = partial(build_objective, self.settings, stage.network, inputs, self.device)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
         using = state["precision"] if state else self.precision
         objective = exact() if using == "float32" else build(using)
@@ -204,10 +225,18 @@ def _counts(module: StyleTransfer) -> dict[str, int]:
 
 
 def _stages(settings: Experiment) -> list[Stage]:
-    stages = [Stage("main", paths.WEIGHTS_FILE, settings.evaluations)]
+    """Returns the stages of a run: what is coarse, a warm start, and ``main``."""
+    stages = []
+    first = paths.EMBEDDED_FILE if settings.warm_start else paths.WEIGHTS_FILE
+    if settings.schedule == "coarse_to_fine":
+        stages = [
+            Stage(name, first, settings.coarse_evaluations, division)
+            for name, division in COARSE.items()
+            if min(sizes(settings, division)[0]) >= LEAST_EDGE
+        ]
     if settings.warm_start:
-        stages.insert(0, Stage("warm_start", paths.EMBEDDED_FILE, settings.warm_evaluations))
-    return stages
+        stages.append(Stage("warm_start", first, settings.warm_evaluations))
+    return [*stages, Stage("main", paths.WEIGHTS_FILE, settings.evaluations)]
 
 
 def _refuse_unmoved(module: StyleTransfer, start: Tensor, end: End) -> None:

@@ -32,6 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "line search": {"lbfgs": {"line_search_fn": "strong_wolfe"}},
     "warm start": {"warm_start": "embedded", "warm_evaluations": 12, "size": 48},
+    "coarse to fine": {"schedule": "coarse_to_fine", "coarse_evaluations": 12, "size": 100},
     "short history": {"lbfgs": {"history_size": 3}},
     "bf16": {"precision": "bf16"},
 }

@@ -212,7 +212,7 @@ def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path)
     assert [row["iteration"] for row in rest] == list(range(6))
     folder = paths.EXPERIMENTS / "first"
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["warm_evaluations"], metrics["evaluations"]) == (5, 6)
+    assert (metrics["earlier_evaluations"], metrics["evaluations"]) == (5, 6)
     record = json.loads((folder / "provenance.json").read_text())
     assert record["inputs"]["warm_start_weights"] == sha256(paths.EMBEDDED_FILE)
     assert {path.name for path in (folder / "intermediates").iterdir()} == {
@@ -226,6 +226,49 @@ def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path)
     change(prepared, weights_file, "first", warm_start=None, size=48)
     stylize("first", read_params())
     assert history("first")[0]["total"] == pytest.approx(metrics["start_total"], rel=2e-3)
+
+
+@pytest.mark.parametrize("warm_start", [None, "embedded"])
+def test_coarse_to_fine_is_one_run_through_the_sizes(
+    warm_start: str | None, prepared: Path, weights_file: Path
+) -> None:
+    change(
+        prepared,
+        weights_file,
+        "first",
+        schedule="coarse_to_fine",
+        coarse_evaluations=3,
+        warm_start=warm_start,
+        warm_evaluations=2,
+        size=200,
+        intermediates=[1, 4, 7],
+    )
+    stylize("first", read_params())
+    stages = ["quarter", "half", *(["warm_start"] if warm_start else []), "main"]
+    rows = [row for stage in stages for row in history("first", stage)]
+    assert [row["evaluation"] for row in rows] == list(range(1, len(rows) + 1))
+    folder = paths.EXPERIMENTS / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["earlier_evaluations"] == len(rows) - metrics["evaluations"]
+    with Image.open(folder / "image.png") as picture:
+        full = picture.size
+    edges = []
+    for file in sorted((folder / "intermediates").iterdir()):
+        with Image.open(file) as picture:
+            edges.append(picture.size)
+    assert edges == [(full[0] // 4, full[1] // 4), (full[0] // 2, full[1] // 2), full]
+    # What the coarse stages found is where the next begins: far nearer than the start.
+    first = history("first", stages[2])[0]["total"]
+    assert warm_start or first < metrics["start_total"]
+
+
+def test_sizes_with_nothing_left_to_see_are_left_out(prepared: Path, weights_file: Path) -> None:
+    change(
+        prepared, weights_file, "first", schedule="coarse_to_fine", coarse_evaluations=2, size=48
+    )
+    stylize("first", read_params())
+    metrics = json.loads((paths.EXPERIMENTS / "first" / "metrics.json").read_text())
+    assert metrics["earlier_evaluations"] == 0
 
 
 def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Path) -> None:

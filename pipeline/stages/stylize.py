@@ -139,7 +139,10 @@ def _write_results(
         **_losses(objective, module.image, ""),
         **_losses(objective, saved, "saved_"),
     }
-    if description["settings"]["warm_start"]:  # else the history begins with them
+    settings = description["settings"]
+    if (
+        settings["warm_start"] or settings["schedule"] != "plain"
+    ):  # else the history begins with them
         metrics |= _losses(objective, start.to(module.device), "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
