@@ -7,7 +7,7 @@ import itertools
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
     With ``coarse`` the small network has so many at a quarter of the size and at half before.
     """
 
-    precision: str
+    precision: Precision | Literal["auto"]
     warm: int
     lbfgs: dict[str, Any]
     range_weight: float = 0.0
@@ -59,6 +59,8 @@ SETTINGS = {
         "auto", WARM, {"history_size": 100, "scaling": "mean"}, 1000.0
     ),
 }
+if KIND == "-gpu":
+    SETTINGS["tf32"] = Setting("tf32", 0, {})
 PICTURES = f"reports/speed-{{}}-{{}}{KIND}.jpg"
 """By the plain run, then by each setting when it had the plain one's loss."""
 
@@ -123,8 +125,8 @@ def _to_loss(
     problem: Problem, init: str, target: float, setting: Setting
 ) -> tuple[dict[str, Any], Image.Image]:
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
-    precision: Precision = "float32"
-    if setting.precision == "auto":
+    precision = setting.precision
+    if precision == "auto":
         precision = fastest_precision(problem.device)
     exact = problem.ours("float32")
     stages = [(division, setting.coarse) for division in COARSE.values() if setting.coarse]

@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.problems import Problem, precisions, seconds
+from benchmarks.problems import (
+    PRODUCT_OPERATIONS,
+    Problem,
+    in_turns,
+    operations,
+    precisions,
+    seconds,
+)
 from pipeline.lbfgs import LBFGS
 from pipeline.module import StyleTransfer
 from pipeline.precision import Precision
@@ -25,7 +32,9 @@ def picture(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for edge in EDGES:
         problem = Problem(arguments.weights, edge, height=edge)
-        for precision in precisions():
+        product = in_turns({"product": problem.products(torch.bfloat16)}, 7)["product"]
+        limit = operations(problem.size) * product / PRODUCT_OPERATIONS
+        for precision in precisions()[1:]:  # float32 takes minutes
             first, second = (_run(problem, precision) for _ in range(2))
             rows.append(
                 {
@@ -35,6 +44,7 @@ def picture(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     "run_s": second,
                     "evaluation_s": _evaluations(problem, precision) / EVALUATIONS,
                     "lbfgs_s": _steps(problem) / STEPS,
+                    "limit_s": limit,
                 }
             )
             print(rows[-1], flush=True)

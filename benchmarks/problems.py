@@ -33,6 +33,9 @@ TERMS: dict[str, Any] = {
     "style_weight": 1.0,
 }
 """The defaults of params.yaml."""
+EDGE, PRODUCTS = 8192 if torch.cuda.is_available() else 2048, 4
+"""Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
+PRODUCT_OPERATIONS = PRODUCTS * 2 * EDGE**3
 KIND = ""
 """What a file of figures has after its name: those of a GPU, or of a CPU without bfloat16."""
 if torch.cuda.is_available():
@@ -96,6 +99,17 @@ class Problem:
                     lambda x: r(x)["total"]
                 )
         return found
+
+    def products(self, dtype: torch.dtype) -> Callable[[], object]:
+        """Returns what makes ``PRODUCT_OPERATIONS`` in the hardware's own way."""
+        square = torch.randn((EDGE, EDGE), device=self.device).to(dtype)
+
+        def run() -> None:
+            for _ in range(PRODUCTS):
+                square @ square
+            self.wait()
+
+        return run
 
     def gradient(self, loss: Callable[[Tensor], Tensor]) -> None:
         image = self.content.clone().requires_grad_()

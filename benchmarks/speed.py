@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -30,7 +31,14 @@ from benchmarks.loss import SETTINGS, loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
 from benchmarks.picture import picture
-from benchmarks.problems import KIND, Problem, in_turns, operations, precisions
+from benchmarks.problems import (
+    KIND,
+    PRODUCT_OPERATIONS,
+    Problem,
+    in_turns,
+    operations,
+    precisions,
+)
 from benchmarks.repro import whole_pipeline
 from benchmarks.scaling import scaling
 from benchmarks.tables import tables
@@ -48,8 +56,6 @@ SIZES = {256: 7, 512: 7, 1024: 3, 2048: 1}
 """Long edges, and how often an evaluation is timed there; pictures are 4:3."""
 RUN_SIZES = 256, 512, 1024, 1536, 2048
 """Long edges of the part run, the first three for VGG-19 too; pictures are 3:2."""
-EDGE, PRODUCTS = 2048, 4
-"""Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
 
 
 def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -61,21 +67,14 @@ def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         types = {"float32": torch.float32, "bf16": torch.bfloat16}
         products = {name: dtype for name, dtype in types.items() if name in runs}
         for name, dtype in products.items():
-            runs[f"product {name}"] = partial(_product, problem, dtype)
+            runs[f"product {name}"] = problem.products(dtype)
         found = in_turns(runs, rounds)
         limits = {
-            name: operations(problem.size) * found[f"product {name}"] / (PRODUCTS * 2 * EDGE**3)
+            name: operations(problem.size) * found[f"product {name}"] / PRODUCT_OPERATIONS
             for name in products
         }
         rows.append({"size": f"{problem.size[1]}×{problem.size[0]}", "limits": limits, **found})
     return rows
-
-
-def _product(problem: Problem, dtype: torch.dtype) -> None:
-    square = torch.ones((EDGE, EDGE), device=problem.device, dtype=dtype)
-    for _ in range(PRODUCTS):
-        square @ square
-    problem.wait()
 
 
 def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -84,6 +83,9 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for edge in SIZES:
         row: dict[str, Any] = {"size": f"{edge}×{edge * 3 // 4}"}
         for name in ("plain float32", *precisions()):
+            if torch.cuda.is_available():  # which keeps account of what is its own
+                row[name] = peak(name, edge, arguments.weights)
+                continue
             command = [
                 sys.executable,
                 "-W",
@@ -144,6 +146,7 @@ def startup(arguments: argparse.Namespace) -> dict[str, float]:
 
 def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measures seconds of an evaluation by either network, with and without deterministic mode."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which torch refuses
     problem = Problem(arguments.weights, min(SIZES))
     precision = fastest_precision(problem.device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

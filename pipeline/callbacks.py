@@ -154,7 +154,7 @@ class Intermediates(pl.Callback):
             return
         if not self.folder.is_dir():  # write_png would make it, and the run go on without the rest
             raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self.folder))
-        picture, loss = to_picture(transfer.image), float(transfer.losses["total"])
+        picture, loss = to_picture(transfer.evaluated), float(transfer.losses["total"])
         text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
         file = _intermediate(self.folder, evaluation)
         write_png(picture, file, text)

@@ -92,7 +92,7 @@ class Course(pl.Callback):
     def on_after_backward(self, _: pl.Trainer, module: pl.LightningModule) -> None:
         """Keeps the image if it is the best, without reading its loss: a GPU need not wait."""
         assert isinstance(module, StyleTransfer)
-        total, image = module.losses["total"], module.image.detach()
+        total, image = module.losses["total"], module.evaluated
         if self.best is None or self.best_total is None:
             self.best, self.best_total = image.clone(), torch.full_like(total, math.inf)
         self.best, self.best_total = self.best.to(image), self.best_total.to(total)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.convolutions import Convolution, InStrips, frozen_convolution
+from pipeline.convolutions import Convolution, InParts, first_convolution, frozen_convolution
 from pipeline.layers import LAYERS, check_layers
 from pipeline.operations import (
     add_gram_gradient,
@@ -23,6 +23,7 @@ from pipeline.operations import (
     kept_for_relu,
     pooled,
     pooled_back,
+    pooled_back_through_relu,
     through_relu,
 )
 from pipeline.precision import Precision
@@ -58,11 +59,8 @@ class FrozenFeatures(nn.Module):
         self.convolutions = nn.ModuleDict()
         for name in self.layers:
             kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            self.convolutions[name] = (
-                InStrips(kernels, bias, self.dtype)
-                if name == self.layers[0]
-                else frozen_convolution(kernels, bias, precision)
-            )
+            chosen = first_convolution if name == self.layers[0] else frozen_convolution
+            self.convolutions[name] = chosen(kernels, bias, precision)
             if f"{name}.tap" in weights:
                 self._keep(f"{name}_tap", weights[f"{name}.tap"])
 
@@ -116,7 +114,9 @@ class FrozenFeatures(nn.Module):
     def normalised(self, image: Tensor) -> Tensor:
         """Returns what goes into the first layer."""
         x = (image - self.get_buffer("mean")) / self.get_buffer("std")
-        return x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        first = self.convolution(self.layers[0])
+        return first.parts(x) if isinstance(first, InParts) else x
 
     def down_to(self, wanted: Collection[str]) -> Iterator[tuple[str, bool]]:
         """Yields each layer's name and whether a pooling comes before it, to the deepest wanted."""
@@ -127,7 +127,7 @@ class FrozenFeatures(nn.Module):
             block = LAYERS[name].block
 
     def convolution(self, name: str) -> Convolution:
-        """Returns a layer before ReLU, which can be asked for its derivative too."""
+        """Returns a layer, which can be asked for its derivative too."""
         found = self.convolutions[name]
         assert isinstance(found, Convolution)
         return found
@@ -147,7 +147,7 @@ class _Statistics(torch.autograd.Function):
         for name, after_pooling in network.down_to({*contents, *styles}):
             if after_pooling:
                 x, ctx.pooled[name] = pooled(x, network.pooling)
-            x = network.convolution(name)(x).relu_()
+            x = network.convolution(name)(x)
             if name in contents:
                 features[name] = x.to(image.dtype, copy=True)
             if name in styles:
@@ -161,10 +161,14 @@ class _Statistics(torch.autograd.Function):
         of_features = dict(zip(ctx.contents, gradients, strict=False))
         of_grams = dict(zip(ctx.styles, gradients[len(ctx.contents) :], strict=True))
         gradient: Tensor | None = None
+        pooling: tuple[torch.Size, Tensor | None] | None = None
         while ctx.kept:
             name, maps = ctx.kept.popitem()
+            if pooling and (name in of_features or name in of_grams):
+                assert gradient is not None
+                gradient, pooling = pooled_back(gradient, *pooling), None
             if maps is None:
-                maps = network.convolution(name)(ctx.input).relu_()
+                maps = network.convolution(name)(ctx.input)
             if name in of_features:
                 added = of_features[name].to(
                     network.dtype, copy=True, memory_format=torch.channels_last
@@ -173,11 +177,13 @@ class _Statistics(torch.autograd.Function):
             if name in of_grams:
                 gradient = add_gram_gradient(gradient, of_grams[name], maps)
             assert gradient is not None
-            through_relu(gradient, maps)
+            if pooling:
+                gradient = pooled_back_through_relu(gradient, *pooling, maps)
+            else:
+                through_relu(gradient, maps, out=gradient)
             del maps
             gradient = network.convolution(name).back(gradient)
-            if name in ctx.pooled:
-                gradient = pooled_back(gradient, *ctx.pooled.pop(name))
+            pooling = ctx.pooled.pop(name, None)
         assert gradient is not None
         std = network.get_buffer("std")
         return gradient / std, None, None, None

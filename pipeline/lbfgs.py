@@ -115,8 +115,9 @@ class LBFGS(torch.optim.Optimizer):
             self._adapt(float(loss))
             length = options["lr"]
         factor = state["factor"] if options["scaling"] == "mean" else None
-        coefficients = _recursion(state["products"].numpy(), state["order"], factor)
-        slope = float(state["products"][-1].double().numpy() @ coefficients)
+        products = state["products"].numpy()
+        coefficients = _recursion(products, state["order"], factor)
+        slope = float(products[-1].astype(np.float64) @ coefficients)
         if slope > -options["tolerance_change"]:
             state["basis"][state["spare"]] = 0
             self.still = "the direction does not lead down"
@@ -145,14 +146,13 @@ class LBFGS(torch.optim.Optimizer):
         pairs = len(basis) // 2
         torch.sub(gradient, basis[-1], out=basis[pairs + new])
         basis[-1] = gradient
-        rows = [pairs + new, 2 * pairs]
-        # Here a step waits for the device; the loss, read after it, is there by then. A slice is
-        # both rows too, where a list of them would be a copy, and one more wait.
-        found = (basis @ basis[pairs + new :: pairs - new].T).cpu()
-        products = state["products"] = state["products"].cpu()  # where a checkpoint may have put it
+        # Here a step waits for the device; the loss, read after it, is there by then.
+        found = _products(basis, (pairs + new, 2 * pairs)).cpu().numpy()
+        state["products"] = state["products"].cpu()  # where a checkpoint may have put it
+        products = state["products"].numpy()
         products[new] = products[:, new] = 0
-        products[:, rows] = found
-        products[rows] = found.T
+        for row, of_row in zip((pairs + new, 2 * pairs), found.T, strict=True):
+            products[row] = products[:, row] = of_row
         if found[new, 0] > CURVED:
             order.append(new)
             used = self.param_groups[0]["history_size"]
@@ -211,6 +211,15 @@ def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
     basis = gradient.new_zeros((rows, gradient.numel()))
     products = torch.zeros((rows, rows), dtype=gradient.dtype)
     return {"basis": basis, "products": products, "order": [], "spare": 0, "factor": MOST}
+
+
+def _products(basis: Tensor, rows: tuple[int, int]) -> Tensor:
+    """Returns the products of all rows with two of them, (rows, 2)."""
+    first, second = rows
+    if basis.is_cuda:  # which takes longer, up to three times, for both at once
+        return torch.stack([torch.mv(basis, basis[row]) for row in rows], 1)
+    # A slice is both rows too, where a list of them would be a copy.
+    return basis @ basis[first :: second - first].T
 
 
 def _recursion(

@@ -32,8 +32,8 @@ class StyleTransfer(pl.LightningModule):
 
     ``evaluations`` counts the closure's calls, ``exact_evaluations`` those in float32,
     ``iterations`` the optimiser's steps; ``losses`` holds the latest evaluation by the names of
-    ``Objective.named``. Another ``objective`` may take the place of the first between two steps.
-    ``optimizer_state``, if there is one, is what L-BFGS begins with.
+    ``Objective.named``, and ``evaluated`` its image. Another ``objective`` may take the place of
+    the first between two steps. ``optimizer_state``, if there is one, is what L-BFGS begins with.
 
     Args:
         objective: the loss as a function of an image.
@@ -58,6 +58,7 @@ class StyleTransfer(pl.LightningModule):
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
         self.evaluations = self.exact_evaluations = self.iterations = 0
         self.losses: dict[str, Tensor] = {}
+        self.evaluated = start
         self.optimizer_state: dict[str, Any] | None = None
 
     @property
@@ -88,7 +89,9 @@ class StyleTransfer(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Evaluates the objective once: the closure of L-BFGS, called again by a line search."""
-        losses = self.evaluator(self.objective, self.image)
+        image = self.image
+        losses = self.evaluator(self.objective, image)
+        self.evaluated = image.detach()
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         self.evaluations += 1
         self.exact_evaluations += self.objective.features.precision == "float32"

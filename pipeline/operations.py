@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.precision import has_cudnn
+
 POSITIONS = 2**14
 """How many positions are gone through at a time on a CPU: what its cache holds."""
 
@@ -21,6 +23,8 @@ def _by_position(maps: Tensor) -> Tensor:
 def gram(maps: Tensor) -> Tensor:
     """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
     positions = _by_position(maps)
+    if maps.dtype == torch.bfloat16 and has_cudnn(maps):
+        return torch.mm(positions.T, positions, out_dtype=torch.float32) / len(positions)
     dtype = torch.promote_types(maps.dtype, torch.float32)
     found = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
     count = POSITIONS if maps.device.type == "cpu" else len(positions)
@@ -50,21 +54,24 @@ def kept_for_relu(maps: Tensor, for_gram: bool) -> Tensor:
     return maps if for_gram or maps.dtype == torch.bfloat16 else maps.to(torch.bool)
 
 
-def through_relu(gradient: Tensor, maps: Tensor) -> None:
-    """Makes the gradient of what ReLU let out that of what it was given.
+def through_relu(gradient: Tensor, maps: Tensor, out: Tensor) -> None:
+    """Writes the gradient of what ReLU was given.
 
     Args:
-        gradient: overwritten.
+        gradient: of what it let out.
         maps: what it let out, or where that is above 0.
+        out: gets it; may be ``gradient`` itself.
     """
     if maps.dtype == torch.bool:
-        gradient.mul_(maps.view(torch.uint8))
+        torch.mul(gradient, maps.view(torch.uint8), out=out)
     else:
-        torch.ops.aten.threshold_backward.grad_input(gradient, maps, 0, grad_input=gradient)
+        torch.ops.aten.threshold_backward.grad_input(gradient, maps, 0, grad_input=out)
 
 
 def pooled(maps: Tensor, pooling: str) -> tuple[Tensor, tuple[torch.Size, Tensor | None]]:
     """Returns maps of half the size, and what ``pooled_back`` wants to know."""
+    if pooling == "avg" and maps.is_cuda:
+        return _in_fours(maps).mean((2, 4)).permute(0, 3, 1, 2), (maps.shape, None)
     if pooling == "avg":
         return functional.avg_pool2d(maps, 2), (maps.shape, None)
     pooled, where = functional.max_pool2d(maps, 2, return_indices=True)
@@ -82,3 +89,37 @@ def pooled_back(gradient: Tensor, shape: torch.Size, where: Tensor | None) -> Te
     return torch.ops.aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
         gradient, maps, [2, 2], [2, 2], [0, 0], [1, 1], False, where
     )
+
+
+def pooled_back_through_relu(
+    gradient: Tensor, shape: torch.Size, where: Tensor | None, maps: Tensor
+) -> Tensor:
+    """Returns ``through_relu`` of ``pooled_back``; on a GPU in one pass where it can be.
+
+    Args:
+        gradient, shape, where: as ``pooled_back`` takes them.
+        maps: as ``through_relu`` takes them.
+    """
+    if where is not None or not maps.is_cuda:
+        found = pooled_back(gradient, shape, where)
+        through_relu(found, maps, out=found)
+        return found
+    return spread_through_relu(gradient, maps)
+
+
+def spread_through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
+    """Returns the same for average pooling, in one pass on any device."""
+    odd = maps.shape[2] % 2 or maps.shape[3] % 2
+    found = torch.empty_like(maps, dtype=gradient.dtype, memory_format=torch.channels_last)
+    if odd:
+        found.zero_()
+    quarter = (gradient / 4).permute(0, 2, 3, 1)[:, :, None, :, None]
+    through_relu(quarter, _in_fours(maps), out=_in_fours(found))
+    return found
+
+
+def _in_fours(maps: Tensor) -> Tensor:
+    """Returns (1, C, H', W') maps as (1, H'/2, 2, W'/2, 2, C): a view, without an odd edge."""
+    _, channels, height, width = maps.shape
+    even = maps[..., : height // 2 * 2, : width // 2 * 2].permute(0, 2, 3, 1)
+    return even.view(1, height // 2, 2, width // 2, 2, channels)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["float32", "tf32", "bf16"]
 
@@ -14,15 +15,20 @@ Precision = Literal["float32", "tf32", "bf16"]
 def fastest_precision(device: torch.device) -> Precision:
     """Returns what computes fastest on a device.
 
-    bf16 on processors that multiply it (``benchmarks.speed`` measures it there); near a minimum it
-    stalls, and the run goes on in float32 (``callbacks.Refinement``). On a CUDA GPU TF32, which is
-    torch's own choice for convolutions and was not measured.
+    bf16 on processors that multiply it, and on GPUs that do; ``benchmarks.speed`` measures it
+    there. Where it stalls near a minimum the run goes on in float32 (``callbacks.Refinement``).
     """
     if device.type == "cuda":
-        return "tf32"
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if found else "tf32"
     abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
     return "bf16" if device.type == "cpu" and multiplies else "float32"
+
+
+def has_cudnn(values: Tensor) -> bool:
+    """Returns whether they are where NVIDIA's libraries, and what torch has of them alone, work."""
+    return values.is_cuda and torch.version.hip is None
 
 
 @contextmanager

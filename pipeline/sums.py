@@ -1,7 +1,7 @@
 """Sums that come out the same to the bit, whatever the number of threads.
 
 torch shares a large sum out among its threads, so how it is rounded depends on how many there are.
-The sum of a row is one thread's.
+The sum of a row is one thread's. A GPU sums the same way every time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ ROW = 2**12
 
 def total(values: Tensor) -> Tensor:
     """Returns the sum of all values, a scalar; of any shape."""
+    if values.is_cuda:
+        return values.sum()
     values = values.flatten()
     whole = len(values) // ROW * ROW
     if not whole:

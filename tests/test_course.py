@@ -306,17 +306,17 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
     seen = {}
     for total in (3.0, 2.0, float("nan"), 5.0):
         module.losses = {"total": torch.tensor(total)}
-        module.image = images[0] + total / 10
-        seen[total] = module.image.detach().clone()
+        module.evaluated = images[0] + total / 10
+        seen[total] = module.evaluated.clone()
         course.on_after_backward(None, module)  # type: ignore[arg-type]
     assert course.best is not None
     assert torch.equal(course.best, seen[2.0])
     course.restart()  # now in another precision: a little more is as good, much more is not
     for total, better in ((9.0, False), (2.05, True)):
         module.losses = {"total": torch.tensor(total)}
-        module.image = images[0] + total / 10
+        module.evaluated = images[0] + total / 10
         course.on_after_backward(None, module)  # type: ignore[arg-type]
-        assert torch.equal(course.best, module.image) == better
+        assert torch.equal(course.best, module.evaluated) == better
 
 
 def test_picture_of_a_diverged_run_is_its_best_image(

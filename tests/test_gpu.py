@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.callbacks import Refinement
 from pipeline.frozen import FrozenFeatures
+from pipeline.lbfgs import LBFGS
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.precision import Precision
@@ -80,7 +81,7 @@ def test_gpu_run_goes_on_in_float32_by_another_recording(
 ) -> None:
     monkeypatch.setattr(Refinement, "EVALUATIONS", 3)
     monkeypatch.setattr(Refinement, "GAIN", 1.0)
-    module = StyleTransfer(objective_on("cuda", weights, images, "tf32"), images[0])
+    module = StyleTransfer(objective_on("cuda", weights, images, "tf32"), images[0], {})
     fit(
         module,
         name="cuda",
@@ -119,3 +120,46 @@ def test_evaluation_is_recorded_as_a_cuda_graph(
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
         for name in expected:
             torch.testing.assert_close(found[name].detach(), expected[name].detach())
+
+
+@pytest.mark.parametrize(("precision", "off"), [("float32", 1e-4), ("tf32", 0.02), ("bf16", 0.06)])
+def test_every_precision_evaluates_what_a_cpu_does(
+    weights: dict[str, Tensor], precision: Precision, off: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    content, style, image = (torch.rand((1, 3, 75, 101), generator=generator) for _ in range(3))
+    found = []
+    for objective, device in (
+        (objective_on("cpu", weights, (content, style)), "cpu"),
+        (objective_on("cuda", weights, (content, style), precision), "cuda"),
+    ):
+        tried = image.to(device).requires_grad_()
+        total = objective(tried).total
+        (gradient,) = torch.autograd.grad(total, tried)
+        found.append((total.detach().cpu(), gradient.cpu()))
+    (expected, right), (total, gradient) = found
+    assert abs(total - expected) < off * expected
+    assert (gradient - right).norm() < off * right.norm()
+
+
+def test_steps_of_lbfgs_are_torchs() -> None:
+    paths = []
+    for name in ("ours", "torch"):
+        point = torch.linspace(-1, 1, 300, device="cuda").requires_grad_()
+        slopes = torch.logspace(-2, 0, 300, device="cuda")
+        optimizer = (
+            LBFGS(point, history_size=5)
+            if name == "ours"
+            else torch.optim.LBFGS(
+                [point], max_iter=1, history_size=5, tolerance_grad=0, tolerance_change=0
+            )
+        )
+
+        def closure(point: Tensor = point, slopes: Tensor = slopes) -> Tensor:
+            point.grad = slopes * point.detach().sinh()
+            return (slopes * point.detach().cosh()).sum()
+
+        for _ in range(12):
+            optimizer.step(closure)
+        paths.append(point.detach().clone())
+    torch.testing.assert_close(*paths, rtol=1e-3, atol=1e-5)

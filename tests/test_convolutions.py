@@ -1,4 +1,4 @@
-"""Winograd's convolutions, against torch's."""
+"""The convolutions, against torch's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline import winograd
-from pipeline.convolutions import Direct, Winograd, frozen_convolution
+from pipeline.convolutions import Direct, InParts, Winograd, frozen_convolution
+from pipeline.precision import Precision
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +35,7 @@ def test_convolution_and_its_derivative_are_those_of_torch(
     (back,) = torch.autograd.grad(expected, maps, gradient)
     convolution = Winograd(kernels, bias)
     found = convolution(channels_last(maps.detach()))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected.relu())
     torch.testing.assert_close(convolution.back(channels_last(gradient)), back)
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -53,3 +54,18 @@ def test_algorithm_is_chosen_by_channels_and_precision() -> None:
     assert isinstance(frozen_convolution(wide, bias, "float32"), Winograd)
     assert isinstance(frozen_convolution(narrow, bias, "float32"), Direct)
     assert isinstance(frozen_convolution(wide, bias, "bf16"), Direct)
+
+
+@pytest.mark.parametrize(("precision", "off"), [("tf32", 3e-6), ("bf16", 0.005)])
+def test_image_in_parts_is_not_rounded(precision: Precision, off: float) -> None:
+    """In bfloat16 the maps are, once they are found; as much of an image would be 16 times that."""
+    image, kernels, bias = random(1, 3, 9, 12), random(16, 3, 3, 3, seed=1), random(16, seed=2)
+    image += 20 * torch.sign(image)
+    kernels -= kernels.mean((1, 2, 3), keepdim=True)
+    exact = functional.conv2d(image, kernels, bias, padding=1).relu()
+    convolution = InParts(kernels.float(), bias.float(), precision)
+    found = convolution(convolution.parts(channels_last(image.float())))
+    assert (found - exact).norm() < off * exact.norm()
+    gradient = channels_last(random(*exact.shape, seed=3)).to(found.dtype)
+    back = functional.conv_transpose2d(gradient.double(), kernels, padding=1)
+    assert (convolution.back(gradient) - back).norm() < max(off, 1e-6) * back.norm()
