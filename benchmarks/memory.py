@@ -22,11 +22,11 @@ import sys, psutil, torch, wandb
 import pipeline.stages.stylize
 from pipeline.memory import estimate
 from pipeline.params import read_params
-from pipeline.resources import demands
+from pipeline.resources import demands, find_device
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
-print(here + max(map(estimate, demands(settings, settings.precision))))
+print(here + max(map(estimate, demands(settings, find_device(settings), settings.precision))))
 """
 MEASURED = """
 import resource, subprocess, sys

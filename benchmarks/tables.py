@@ -254,7 +254,7 @@ def _loss(pictures: str, init: str, found: Mapping[str, Any]) -> list[str]:
         [
             name,
             f"{setting['evaluations']} ({setting['float32_evaluations']})",
-            f"{setting['seconds']:.3g}",
+            f"{setting['seconds']:.{0 if setting['seconds'] >= 20 else 1}f}",
             f"{setting['loss']:.4g}",
             f"{setting['saved']:.4g}" if "saved" in setting else "not measured",
             f"{found['plain_s'] / setting['seconds']:.1f}",

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.images import scaled_size
-from pipeline.memory import Demand, available, refuse_what_does_not_fit
+from pipeline.memory import RESERVED, Demand, available, refuse_what_does_not_fit
 from pipeline.precision import Precision, fastest_precision
 from pipeline.schema import Experiment
 from pipeline.weights import read_channels
@@ -75,8 +75,9 @@ def _picture_size(name: str) -> tuple[int, int]:
     return height, width
 
 
-def demands(settings: Experiment, precision: Precision) -> list[Demand]:
-    """Returns what an experiment takes of the memory, for each network that it runs on."""
+def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
+    """Returns what an experiment takes of its device's memory, for each network that it runs on."""
+    reserved = RESERVED[precision] if device.type == "cuda" else 1.0
     size, style_size = sizes(settings)
     original = max(math.prod(_picture_size(name)) for name in (settings.content, settings.style))
     networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
@@ -91,6 +92,7 @@ def demands(settings: Experiment, precision: Precision) -> list[Demand]:
             precision,
             pooling,
             original,
+            reserved,
         )
         for channels, pooling in map(read_channels, networks)
     ]
@@ -98,6 +100,6 @@ def demands(settings: Experiment, precision: Precision) -> list[Demand]:
 
 def check_memory(settings: Experiment, device: torch.device, precision: Precision) -> None:
     """Raises ``UserError`` where an experiment takes more memory than its device has free."""
-    for demand in demands(settings, precision):
+    for demand in demands(settings, device, precision):
         edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
         refuse_what_does_not_fit(demand, available(device), edge)

@@ -152,10 +152,16 @@ def test_as_many_as_cores_and_memory_have_room_for(
     assert repro._fitting(experiments) == 1
 
 
-def test_on_a_gpu_one_after_another(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repro, "_cores", lambda: 16)
-    monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device("cuda"))
-    assert repro._fitting(read_params().experiments) == 1
+    monkeypatch.setattr("pipeline.memory.available", lambda _: 300 * GIB)
+    devices = iter(["cuda", "cuda", "mps", "mps", "cuda", "cpu"])
+    monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device(next(devices)))
+    experiments = read_params().experiments
+    assert len(experiments) == 2
+    assert repro._fitting(experiments) == repro.SHARING
+    assert repro._fitting(experiments) == 1
+    assert repro._fitting(experiments) == 1
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
