@@ -108,7 +108,7 @@ def pooled_back_through_relu(
 
 
 def spread_through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
-    """Returns the same for average pooling, in one pass on any device."""
+    """Returns ``pooled_back_through_relu`` of average pooling, in one pass on any device."""
     odd = maps.shape[2] % 2 or maps.shape[3] % 2
     found = torch.empty_like(maps, dtype=gradient.dtype, memory_format=torch.channels_last)
     if odd:

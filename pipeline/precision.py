@@ -19,16 +19,20 @@ def fastest_precision(device: torch.device) -> Precision:
     there. Where it stalls near a minimum the run goes on in float32 (``callbacks.Refinement``).
     """
     if device.type == "cuda":
-        found = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16" if found else "tf32"
+        return "bf16" if gpu_has_bf16() else "tf32"
     abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
     return "bf16" if device.type == "cpu" and multiplies else "float32"
 
 
+def gpu_has_bf16() -> bool:
+    """Returns whether the GPU multiplies bfloat16, and does not only imitate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def has_cudnn(values: Tensor) -> bool:
     """Returns whether they are where NVIDIA's libraries, and what torch has of them alone, work."""
-    return values.is_cuda and torch.version.hip is None
+    return values.is_cuda and torch.version.hip is None and torch.backends.cudnn.is_available()
 
 
 @contextmanager

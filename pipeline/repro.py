@@ -72,7 +72,6 @@ def _can_run(name: str, settings: Experiment) -> bool:
 
 def _fitting(experiments: dict[str, Experiment]) -> int:
     """Returns how many of the experiments the cores and their device's memory have room for."""
-
     from pipeline.memory import available, estimate
     from pipeline.resources import demands, find_device, find_precision
 

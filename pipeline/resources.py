@@ -11,7 +11,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.images import scaled_size
 from pipeline.memory import RESERVED, Demand, available, refuse_what_does_not_fit
-from pipeline.precision import Precision, fastest_precision
+from pipeline.precision import Precision, fastest_precision, gpu_has_bf16
 from pipeline.schema import Experiment
 from pipeline.weights import read_channels
 
@@ -36,7 +36,7 @@ def find_precision(settings: Experiment, device: torch.device) -> Precision:
     """Returns what the network's convolutions are computed in.
 
     Raises:
-        UserError: TF32 anywhere but on a CUDA GPU.
+        UserError: TF32 anywhere but on a CUDA GPU, or bf16 on one that does not have it.
     """
     if settings.precision == "auto":
         return fastest_precision(device)
@@ -44,6 +44,10 @@ def find_precision(settings: Experiment, device: torch.device) -> Precision:
         raise UserError(
             f"precision is 'tf32', which only a CUDA GPU has; the device is {device.type}. "
             "Use 'auto', 'float32' or 'bf16'"
+        )
+    if settings.precision == "bf16" and device.type == "cuda" and not gpu_has_bf16():
+        raise UserError(
+            "precision is 'bf16', which this GPU does not have. Use 'auto', 'float32' or 'tf32'"
         )
     return settings.precision
 
