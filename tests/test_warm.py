@@ -199,3 +199,21 @@ def test_cells_of_one_process_keep_their_pictures_apart(
     folders = Path(environment["TMPDIR"])
     wait_until(lambda: len(list(folders.glob("*wandb-media"))) == 1, 10)  # of the process itself
     assert len(servers(environment)) == 1
+
+
+WITHOUT_CUDA = """
+import torch
+def refuse(*_):
+    raise AssertionError("a GPU was asked for")
+for name in ("is_available", "device_count", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+torch._C._cuda_getDeviceCount = torch._C._cuda_init = refuse
+import pipeline.stages.stylize
+from pipeline import shared_wandb
+shared_wandb.load()
+"""
+
+
+def test_start_up_that_is_shared_leaves_the_gpu_alone(environment: dict[str, str]) -> None:
+    """CUDA refuses to work in a fork of a process that has asked for it."""
+    subprocess.run([sys.executable, "-c", WITHOUT_CUDA], env=environment, check=True)
