@@ -139,10 +139,7 @@ def _write_results(
         **_losses(objective, module.image, ""),
         **_losses(objective, saved, "saved_"),
     }
-    settings = description["settings"]
-    if (
-        settings["warm_start"] or settings["schedule"] != "plain"
-    ):  # else the history begins with them
+    if found.counts["earlier_evaluations"]:  # else the history begins with them
         metrics |= _losses(objective, start.to(module.device), "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
