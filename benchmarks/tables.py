@@ -139,7 +139,7 @@ def _memory(found: list[dict[str, Any]]) -> list[str]:
     return [
         "## Memory of an evaluation",
         "",
-        "What two evaluations add to the process's peak.",
+        "What two evaluations add to the process's peak, on a GPU one.",
         "",
         *_table(columns, rows),
     ]
