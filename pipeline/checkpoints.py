@@ -72,6 +72,10 @@ class Checkpoints:
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
 
+    def exist(self) -> bool:
+        """Returns whether there is one to go on from."""
+        return bool(self._newest_first())
+
     def load(self) -> Kept | None:
         """Returns the newest checkpoint that can be read, None without one."""
         for file in self._newest_first():

@@ -1,6 +1,6 @@
 """A 3×3 convolution of stride 1 whose kernels never change: forward, and back to its input.
 
-Maps are (1, C, H', W') in channels-last memory. ``forward`` gives a layer's maps after ReLU from
+Maps are (B, C, H', W') in channels-last memory. ``forward`` gives a layer's maps after ReLU from
 those before it, and ``back`` the gradient of these from that of the layer's before ReLU: its
 derivative is such a convolution again, with the kernels turned round.
 """
@@ -102,7 +102,7 @@ class InParts(nn.Module):
         _keep(self, **{name: tensor.to(self.dtype) for name, tensor in kept.items()})
 
     def parts(self, image: Tensor) -> Tensor:
-        """Returns what ``forward`` takes in place of a (1, 3, H, W) image: (1, 16, H, W)."""
+        """Returns what ``forward`` takes in place of (B, 3, H, W) images: (B, 16, H, W)."""
         high, middle, low = _parts(image, 3)
         padding = torch.zeros_like(high[:, :1])
         return torch.cat([high, middle, low, high, middle, padding], 1).to(self.dtype)
@@ -147,10 +147,10 @@ class InStrips(nn.Module):
     ) -> Tensor:
         if maps.dtype == dtype or maps.device.type != "cpu":
             return functional.conv2d(maps.to(kernels.dtype), kernels, bias, padding=1).to(dtype)
-        _, _, height, width = maps.shape
+        count, _, height, width = maps.shape
         rows = max(1, POSITIONS // width)
         found = torch.empty(
-            (1, len(kernels), height, width), dtype=dtype, memory_format=torch.channels_last
+            (count, len(kernels), height, width), dtype=dtype, memory_format=torch.channels_last
         )
         for begin in range(0, height, rows):
             end = min(begin + rows, height)

@@ -19,7 +19,7 @@ from pipeline.convolutions import Convolution, InParts, first_convolution, froze
 from pipeline.layers import LAYERS, check_layers
 from pipeline.operations import (
     add_gram_gradient,
-    gram,
+    gram_matrices,
     kept_for_relu,
     pooled,
     pooled_back,
@@ -75,11 +75,11 @@ class FrozenFeatures(nn.Module):
         Both can be differentiated with respect to the image, once.
 
         Args:
-            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+            image: (B, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
             content_layers, style_layers: names from ``self.layers``.
 
         Returns:
-            {layer: (1, C, H', W') float32} and {layer: (C, C) float32}.
+            {layer: (B, C, H', W') float32} and {layer: (B, C, C) float32}.
 
         Raises:
             UserError: a layer that the network does not have, or an image smaller than one
@@ -95,7 +95,7 @@ class FrozenFeatures(nn.Module):
         grams = dict(zip(styles, found[len(contents) :], strict=True))
         return (
             {name: self._tapped(name, maps) for name, maps in features.items()},
-            {name: self._tapped_gram(name, gram) for name, gram in grams.items()},
+            {name: self._tapped_grams(name, each) for name, each in grams.items()},
         )
 
     def _tapped(self, name: str, features: Tensor) -> Tensor:
@@ -104,12 +104,12 @@ class FrozenFeatures(nn.Module):
             return features
         # Not as a convolution, which a GPU might round to TF32.
         product: Tensor = tap @ features.flatten(start_dim=2)
-        return product.view(1, -1, *features.shape[2:])
+        return product.view(len(features), -1, *features.shape[2:])
 
-    def _tapped_gram(self, name: str, gram: Tensor) -> Tensor:
-        """Returns the Gram matrix of the tapped layer, T G Tᵀ: its maps are never computed."""
+    def _tapped_grams(self, name: str, grams: Tensor) -> Tensor:
+        """Returns the Gram matrices of the tapped layer, T G Tᵀ: its maps are never computed."""
         tap = getattr(self, f"{name}_tap", None)
-        return gram if tap is None else tap @ gram @ tap.T
+        return grams if tap is None else tap @ grams @ tap.T
 
     def normalised(self, image: Tensor) -> Tensor:
         """Returns what goes into the first layer."""
@@ -151,7 +151,7 @@ class _Statistics(torch.autograd.Function):
             if name in contents:
                 features[name] = x.to(image.dtype, copy=True)
             if name in styles:
-                grams[name] = gram(x)
+                grams[name] = gram_matrices(x)
             ctx.kept[name] = None if name == network.layers[0] else kept_for_relu(x, name in styles)
         return (*(features[name] for name in contents), *(grams[name] for name in styles))
 

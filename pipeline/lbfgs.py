@@ -6,18 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
+from pipeline import curvature
+from pipeline.curvature import Direction
 from pipeline.sums import total
 
-CURVED = 1e-10
-"""A pair whose sᵀy is not above this is not remembered; torch's value."""
-MOST, LEAST, GROWTH = 2.0, 0.25, 1.25
-"""Of the factor that ``mean`` has before it; what a loss that rose takes from it is half."""
 Scaling = Literal["newest", "mean"]
 
 
@@ -30,7 +27,8 @@ class LBFGS(torch.optim.Optimizer):
     gradient are the rows of one matrix B. The recursion needs the products of these rows alone
     (Chen et al. 2014, "Large-scale L-BFGS using MapReduce"): one matrix product brings those with
     the newest rows, the recursion runs on a few hundred numbers, and a second matrix product makes
-    the direction.
+    the direction. A step is ``receive``, ``products``, ``look``, ``along`` and ``move``: those of
+    several images wait for their device once (``pipeline.batch``).
 
     **Differs:** a step that would move the values further than ``largest_step`` is taken in part,
     and the curvature measured along what was taken. Where the loss is hardly curved between two
@@ -95,77 +93,95 @@ class LBFGS(torch.optim.Optimizer):
         """
         closure = torch.enable_grad()(closure)
         loss = closure()
+        if not self.receive():
+            return loss
+        # Here a step waits for the device; the loss, read after it, is there by then.
+        found = self.look(self.products().cpu().numpy(), loss)
+        if found is None:
+            return loss
+        direction, length = self.along(found), found.length
+        if self.param_groups[0]["line_search_fn"]:
+            length = self._searched(closure, length, direction, loss, found.slope)
+            if length == 0:
+                self.still = "the line search finds no lower loss"
+        self.move(direction, length)
+        return loss
+
+    @property
+    def _basis(self) -> Tensor:
+        found: Tensor = self.state[self.parameter]["basis"]
+        return found
+
+    @property
+    def _newest(self) -> tuple[int, int]:
+        """The rows of the basis that ``receive`` wrote: of the difference and of the gradient."""
+        pairs = len(self._basis) // 2
+        return pairs + self.state[self.parameter]["spare"], 2 * pairs
+
+    def receive(self) -> bool:
+        """Takes the gradient into the basis; returns whether it says where to go on."""
         options, state = self.param_groups[0], self.state[self.parameter]
         gradient = self._gradient()
         self.still = ""
         if options["tolerance_grad"] and gradient.abs().max() <= options["tolerance_grad"]:
             self.still = "no part of the gradient is above lbfgs.tolerance_grad"
-            return loss
-        if not state:
-            if not gradient.any():
-                self.still = "the gradient is 0"
-                return loss
-            state.update(_empty(gradient, options["history_size"]))
-            state["basis"][-1] = gradient
-            state["products"][-1, -1] = total(gradient.square())
-            state["loss"] = float(loss)
-            length = min(1.0, 1 / total(gradient.abs()).item()) * options["lr"]
+            return False
+        if state:
+            difference, latest = self._newest
+            torch.sub(gradient, self._basis[latest], out=self._basis[difference])
+        elif not gradient.any():
+            self.still = "the gradient is 0"
+            return False
         else:
-            self._remember(gradient)
-            self._adapt(float(loss))
-            length = options["lr"]
-        factor = state["factor"] if options["scaling"] == "mean" else None
-        products = state["products"].numpy()
-        coefficients = _recursion(products, state["order"], factor)
-        slope = float(products[-1].astype(np.float64) @ coefficients)
+            state.update(curvature.empty(gradient, options["history_size"]))
+        self._basis[-1] = gradient
+        return True
+
+    def products(self) -> Tensor:
+        """Returns the products of all rows of the basis with the two newest, (rows, 2)."""
+        basis, (first, second) = self._basis, self._newest
+        if basis.is_cuda:  # which takes longer, up to three times, for both at once
+            return torch.stack([torch.mv(basis, basis[row]) for row in (first, second)], 1)
+        # A slice is both rows too, where a list of them would be a copy.
+        return basis @ basis[first :: second - first].T
+
+    def look(self, found: NDArray[Any], loss: Tensor) -> Direction | None:
+        """Returns where the next step leads, None if nowhere.
+
+        Args:
+            found: ``products``.
+            loss: at the parameter's present values.
+        """
+        options, state = self.param_groups[0], self.state[self.parameter]
+        length = options["lr"]
+        if state["loss"] is None:
+            length *= min(1.0, 1 / total(self._basis[-1].abs()).item())
+        curvature.remember(state, self._newest, found, options["history_size"])
+        curvature.adapt(state, float(loss))
+        coefficients, slope = curvature.direction(state, options["scaling"] == "mean")
         if slope > -options["tolerance_change"]:
-            state["basis"][state["spare"]] = 0
+            self._basis[state["spare"]] = 0
             self.still = "the direction does not lead down"
             if options["tolerance_change"]:
                 self.still = "no direction gains more than lbfgs.tolerance_change"
-            return loss
-        direction = torch.mv(state["basis"].T, torch.from_numpy(coefficients).to(gradient))
-        if options["line_search_fn"]:
-            length = self._searched(closure, length, direction, loss, slope)
-            if length == 0:
-                self.still = "the line search finds no lower loss"
+            return None
+        return Direction(coefficients, length, slope)
+
+    def along(self, found: Direction) -> Tensor:
+        """Returns a direction that was found, of as many values as the parameter."""
+        return torch.mv(self._basis.T, torch.from_numpy(found.coefficients).to(self._basis))
+
+    def move(self, direction: Tensor, length: float) -> None:
+        """Moves the parameter, and remembers the step."""
         # The bound stays on the device: to read it would be to wait for it.
-        bound = options["largest_step"] * direction.numel() / total(direction.abs())
-        taken = torch.mul(direction, bound.clamp(max=length), out=state["basis"][state["spare"]])
+        bound = self.param_groups[0]["largest_step"] * direction.numel() / total(direction.abs())
+        spare = self._basis[self.state[self.parameter]["spare"]]
+        taken = torch.mul(direction, bound.clamp(max=length), out=spare)
         self.parameter.add_(taken.view_as(self.parameter))
-        return loss
 
     def _gradient(self) -> Tensor:
         assert self.parameter.grad is not None, "the closure computed no gradient"
         return self.parameter.grad.flatten()
-
-    def _remember(self, gradient: Tensor) -> None:
-        """Completes the pair of the step taken last, and keeps it if it shows curvature."""
-        state = self.state[self.parameter]
-        basis, order, new = state["basis"], state["order"], state["spare"]
-        pairs = len(basis) // 2
-        torch.sub(gradient, basis[-1], out=basis[pairs + new])
-        basis[-1] = gradient
-        # Here a step waits for the device; the loss, read after it, is there by then.
-        found = _products(basis, (pairs + new, 2 * pairs)).cpu().numpy()
-        state["products"] = state["products"].cpu()  # where a checkpoint may have put it
-        products = state["products"].numpy()
-        products[new] = products[:, new] = 0
-        for row, of_row in zip((pairs + new, 2 * pairs), found.T, strict=True):
-            products[row] = products[:, row] = of_row
-        if found[new, 0] > CURVED:
-            order.append(new)
-            used = self.param_groups[0]["history_size"]
-            state["spare"] = order.pop(0) if len(order) > used else len(order)
-
-    def _adapt(self, loss: float) -> None:
-        """Makes the next steps bolder, or less so where the latest one raised the loss."""
-        state = self.state[self.parameter]
-        fell = loss <= state["loss"]
-        state["factor"] = (
-            min(MOST, state["factor"] * GROWTH) if fell else max(LEAST, state["factor"] / 2)
-        )
-        state["loss"] = loss
 
     def _searched(
         self,
@@ -191,60 +207,8 @@ class LBFGS(torch.optim.Optimizer):
             length,
             direction,
             float(loss),
-            self.state[self.parameter]["basis"][-1],
+            self._basis[-1],
             slope,
             max_ls=evaluations,
         )
         return float(t)
-
-
-def _empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
-    """Returns the state before the first step.
-
-    ``basis`` has a row for each step s, then for each difference y, then the gradient. There is
-    one pair more than is remembered, the ``spare`` one: the step being taken. ``products`` is
-    basis · basisᵀ, on the CPU, with 0 for those that the recursion never meets: of two steps, and
-    of a step with an older difference. ``order`` lists the pairs that are remembered, oldest first.
-    ``factor`` is what ``mean`` multiplies the mean by.
-    """
-    rows = 2 * (history_size + 1) + 1
-    basis = gradient.new_zeros((rows, gradient.numel()))
-    products = torch.zeros((rows, rows), dtype=gradient.dtype)
-    return {"basis": basis, "products": products, "order": [], "spare": 0, "factor": MOST}
-
-
-def _products(basis: Tensor, rows: tuple[int, int]) -> Tensor:
-    """Returns the products of all rows with two of them, (rows, 2)."""
-    first, second = rows
-    if basis.is_cuda:  # which takes longer, up to three times, for both at once
-        return torch.stack([torch.mv(basis, basis[row]) for row in rows], 1)
-    # A slice is both rows too, where a list of them would be a copy.
-    return basis @ basis[first :: second - first].T
-
-
-def _recursion(
-    products: NDArray[Any], order: list[int], factor: float | None
-) -> NDArray[np.float64]:
-    """Returns the direction in terms of the basis: the two-loop recursion on its coefficients.
-
-    Args:
-        products: of the rows of the basis with each other.
-        order: the pairs to take, oldest first.
-        factor: of the mean that γ is; None: γ is torch's.
-    """
-    products = products.astype(np.float64)
-    pairs = len(products) // 2
-    coefficients = np.zeros(len(products))
-    coefficients[-1] = -1
-    factors = {}
-    for pair in reversed(order):
-        s = products[pair]
-        factors[pair] = s @ coefficients / s[pairs + pair]
-        coefficients[pairs + pair] -= factors[pair]
-    if order:
-        scales = [products[pairs + p, p] / products[pairs + p, pairs + p] for p in order]
-        coefficients *= scales[-1] if factor is None else factor * np.mean(scales)
-    for pair in order:
-        s, y = products[pair], products[pairs + pair]
-        coefficients[pair] += factors[pair] - y @ coefficients / s[pairs + pair]
-    return coefficients

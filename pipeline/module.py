@@ -91,11 +91,14 @@ class StyleTransfer(pl.LightningModule):
         """Evaluates the objective once: the closure of L-BFGS, called again by a line search."""
         image = self.image
         losses = self.evaluator(self.objective, image)
-        self.evaluated = image.detach()
-        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.note(image.detach(), {name: loss.detach() for name, loss in losses.items()})
+        return losses["total"]
+
+    def note(self, evaluated: Tensor, losses: dict[str, Tensor]) -> None:
+        """Takes note of an evaluation: an image (1, 3, H, W) and its losses by their names."""
+        self.evaluated, self.losses = evaluated, losses
         self.evaluations += 1
         self.exact_evaluations += self.objective.features.precision == "float32"
-        return losses["total"]
 
     def on_train_end(self) -> None:
         """Lets L-BFGS's history go, which is large: Lightning would have it moved to the CPU."""
@@ -110,7 +113,7 @@ class StyleTransfer(pl.LightningModule):
         super().optimizer_step(*arguments, **options)
         self.iterations += 1
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> LBFGS:
         """Returns L-BFGS, one iteration a step: Lightning's ``global_step`` is an iteration."""
         optimizer = LBFGS(self.pixels, **self.lbfgs)
         if self.optimizer_state:

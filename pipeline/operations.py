@@ -1,6 +1,6 @@
 """What is done with a layer's maps on the way forward and back, in as little memory as it takes.
 
-Maps are (1, C, H', W') in channels-last memory.
+Maps are (B, C, H', W') in channels-last memory: of B images that know nothing of each other.
 """
 
 from __future__ import annotations
@@ -16,12 +16,21 @@ POSITIONS = 2**14
 
 
 def _by_position(maps: Tensor) -> Tensor:
-    """Returns (1, C, H', W') maps in channels-last memory as an (M, C) view."""
-    return maps.permute(0, 2, 3, 1).flatten(end_dim=2)
+    """Returns the (1, C, H', W') maps of one image as an (M, C) view."""
+    return maps.permute(0, 2, 3, 1).view(-1, maps.shape[1])
 
 
-def gram(maps: Tensor) -> Tensor:
-    """Returns ``losses.gram_matrix``, part by part: no copy of all maps in float32."""
+def gram_matrices(maps: Tensor) -> Tensor:
+    """Returns ``losses.gram_matrix`` of each image, (B, C, C).
+
+    Image by image, as if each were alone: of so many positions and so few numbers that come of
+    them a matrix product of several at once makes less.
+    """
+    return torch.stack([_gram_matrix(one) for one in torch.split(maps, 1)])
+
+
+def _gram_matrix(maps: Tensor) -> Tensor:
+    """Returns it of one image, part by part: no copy of all maps in float32."""
     positions = _by_position(maps)
     if maps.dtype == torch.bfloat16 and has_cudnn(maps):
         return torch.mm(positions.T, positions, out_dtype=torch.float32) / len(positions)
@@ -34,16 +43,19 @@ def gram(maps: Tensor) -> Tensor:
     return found / len(positions)
 
 
-def add_gram_gradient(gradient: Tensor | None, of_gram: Tensor, maps: Tensor) -> Tensor:
-    """Returns the gradient of maps, plus what comes to them from their Gram matrix."""
-    positions = _by_position(maps)
-    symmetric = ((of_gram + of_gram.T) / len(positions)).to(maps.dtype)
-    if gradient is None:
-        added = positions @ symmetric
-    else:
-        added = _by_position(gradient).addmm_(positions, symmetric)
-    _, channels, height, width = maps.shape
-    return added.view(1, height, width, channels).permute(0, 3, 1, 2)
+def add_gram_gradient(gradient: Tensor | None, of_grams: Tensor, maps: Tensor) -> Tensor:
+    """Returns the gradient of maps, plus what comes to them from their Gram matrices."""
+    symmetric = of_grams + of_grams.mT
+    symmetric = (symmetric / (maps.shape[-2] * maps.shape[-1])).to(maps.dtype)
+    found = torch.empty_like(maps) if gradient is None else gradient
+    for into, one, matrix in zip(
+        torch.split(found, 1), torch.split(maps, 1), symmetric, strict=True
+    ):
+        if gradient is None:
+            torch.mm(_by_position(one), matrix, out=_by_position(into))
+        else:
+            _by_position(into).addmm_(_by_position(one), matrix)
+    return found
 
 
 def kept_for_relu(maps: Tensor, for_gram: bool) -> Tensor:
@@ -119,7 +131,7 @@ def spread_through_relu(gradient: Tensor, maps: Tensor) -> Tensor:
 
 
 def _in_fours(maps: Tensor) -> Tensor:
-    """Returns (1, C, H', W') maps as (1, H'/2, 2, W'/2, 2, C): a view, without an odd edge."""
-    _, channels, height, width = maps.shape
+    """Returns maps as (B, H'/2, 2, W'/2, 2, C): a view, without an odd edge."""
+    count, channels, height, width = maps.shape
     even = maps[..., : height // 2 * 2, : width // 2 * 2].permute(0, 2, 3, 1)
-    return even.view(1, height // 2, 2, width // 2, 2, channels)
+    return even.view(count, height // 2, 2, width // 2, 2, channels)

@@ -61,10 +61,24 @@ def build_objective(
         inputs: the experiment's pictures.
         device, precision: where the network computes, and in what.
     """
+    features = load_features(settings, network, device, precision)
+    return objective_by(features, settings, inputs)
+
+
+def load_features(
+    settings: Experiment, network: Path, device: torch.device, precision: Precision
+) -> FrozenFeatures:
+    """Returns a prepared network, down to the deepest layer that an experiment asks for."""
     weights, pooling = load_backbone(network)
     weights = down_to(weights, [*settings.content_layers, *settings.style_layers])
+    return FrozenFeatures(weights, pooling, precision, device)
+
+
+def objective_by(features: FrozenFeatures, settings: Experiment, inputs: Inputs) -> Objective:
+    """Returns what an experiment asks of the image by a network that is there, on its device."""
+    device = features.get_buffer("mean").device
     return Objective(
-        FrozenFeatures(weights, pooling, precision, device),
+        features,
         inputs.content_image.to(device),
         inputs.style_image.to(device),
         content_layers=settings.content_layers,

@@ -100,7 +100,7 @@ class Recorded:
             with torch.no_grad():
                 self.image.copy_(image)
         losses = self.objective.named(self.objective(self.image))
-        (gradient,) = torch.autograd.grad(losses["total"], self.image)
+        (gradient,) = torch.autograd.grad(losses["total"].sum(), self.image)
         return {name: loss.detach() for name, loss in losses.items()}, gradient
 
 
@@ -115,7 +115,7 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor, None]:
-        return of_total * ctx.gradient, None
+        return of_total.view(-1, 1, 1, 1) * ctx.gradient, None
 
 
 def _copied(evaluation: Evaluation) -> Evaluation:

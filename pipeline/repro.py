@@ -21,6 +21,7 @@ from pipeline import paths
 from pipeline.cells import read_cells
 from pipeline.errors import UserError, command_line
 from pipeline.params import PARAMS_FILE, read_params
+from pipeline.plans import TOGETHER
 from pipeline.schema import Experiment
 from pipeline.status import read_failure
 
@@ -29,9 +30,6 @@ PROCESS = 2**29
 """Bytes of a cell beside its estimate: a share of what is imported, and W&B; 370 MiB were seen."""
 CONTEXT = 2**30
 """The same on a GPU: what CUDA takes for each process; 750 MiB were seen."""
-SHARING = 8
-"""How many cells share a GPU, at most. On an H200 four made 2.1 times as many pictures of 256
-pixels as one, and eight 2.7 times."""
 
 
 def repro(jobs: int | None = None) -> int:
@@ -40,7 +38,7 @@ def repro(jobs: int | None = None) -> int:
     Args:
         jobs: how many experiments at a time. None: of those without results of these settings,
             pictures and weights one for each core, or as many as the memory holds, on a GPU
-            ``SHARING`` at most; all others, one after another.
+            ``resources.SHARING`` at most; all others, one after another.
 
     Where a picture cannot be had, the experiments that do without it are made all the same.
 
@@ -60,7 +58,7 @@ def repro(jobs: int | None = None) -> int:
         experiments = {name: experiments[name] for name in experiments if not cells[name].results}
         jobs = _fitting(experiments) if len(experiments) > 1 else 1
     if experiments and (jobs > 1 or status):
-        _side_by_side(list(experiments), min(jobs, len(experiments)))
+        _side_by_side(experiments, min(jobs, len(experiments)))
     return status or _dvc("repro")  # what is left, or failed, and the report
 
 
@@ -73,7 +71,7 @@ def _can_run(name: str, settings: Experiment) -> bool:
 def _fitting(experiments: dict[str, Experiment]) -> int:
     """Returns how many of the experiments the cores and their device's memory have room for."""
     from pipeline.memory import available, estimate
-    from pipeline.resources import demands, find_device, find_precision
+    from pipeline.resources import SHARING, demands, find_device, find_precision
 
     devices = {find_device(settings) for settings in experiments.values()}
     device = devices.pop()
@@ -101,20 +99,28 @@ def _dvc(*arguments: str) -> int:
     return subprocess.run([*DVC, *arguments], check=False).returncode
 
 
-def _side_by_side(names: Sequence[str], jobs: int) -> None:
-    """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its."""
+def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
+    """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its.
+
+    On a GPU each has neighbours, which are like each other, and knows of all at the first.
+    """
     command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
     # Progress bars of several would draw over each other: a terminal that cannot has none.
     settings = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), "TERM": "dumb"}
     print(f"{jobs} experiments at a time", flush=True)
     signal.signal(signal.SIGTERM, _terminated)
-    workers = [
-        subprocess.Popen(
-            [*command, *(f"stylize@{name}" for name in names[first::jobs])],
-            env={**os.environ, **settings},
+    names, on_gpu = list(experiments), _any_on_gpu(experiments)
+    ends = [len(names) * job // jobs for job in range(jobs + 1)]
+    workers = []
+    for job in range(jobs):
+        share = names[ends[job] : ends[job + 1]] if on_gpu else names[job::jobs]
+        together = {TOGETHER: " ".join(share)} if on_gpu else {}
+        workers.append(
+            subprocess.Popen(
+                [*command, *(f"stylize@{name}" for name in share)],
+                env={**os.environ, **settings, **together},
+            )
         )
-        for first in range(jobs)
-    ]
     try:
         for worker in workers:
             worker.wait()
@@ -125,6 +131,12 @@ def _side_by_side(names: Sequence[str], jobs: int) -> None:
     finally:  # after an interrupt, which they got too
         for worker in workers:
             worker.wait()
+
+
+def _any_on_gpu(experiments: dict[str, Experiment]) -> bool:
+    from pipeline.resources import find_device
+
+    return any(find_device(settings).type == "cuda" for settings in experiments.values())
 
 
 def _terminated(number: int, _: Any) -> NoReturn:

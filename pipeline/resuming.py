@@ -23,32 +23,16 @@ COST = 0.005
 """Part of a run's time that checkpoints may take."""
 
 
-class Keeping(pl.Callback):
-    """Writes a checkpoint now and then, and before the process ends by SIGTERM or an interrupt.
+class Saving(pl.Callback):
+    """Has a run saved before the process ends by SIGTERM or an interrupt."""
 
-    Where writing one takes long, the next waits for longer than ``every``.
-
-    Args:
-        checkpoints: where to.
-        every: seconds from one to the next, at least; 0 writes one after each step.
-        start: the image that the stage began with.
-        folder: of the run's files, which a checkpoint holds too.
-        notes: what happened in the run, a sentence each.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        every: float,
-        start: Tensor,
-        folder: Path,
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.checkpoints, self.every, self.start = checkpoints, every, start
-        self.folder, self.notes = folder, notes
-        self.last, self.wait = time.monotonic(), every
+    def __init__(self) -> None:
         self.interrupted = False
         self.handler: Any = None
+
+    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Writes down what the run has come to, between two steps."""
+        raise NotImplementedError
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """An interrupt waits for the end of the step: in its midst nothing can be kept."""
@@ -73,7 +57,7 @@ class Keeping(pl.Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self.interrupted or time.monotonic() - self.last >= self.wait:
+        if self.interrupted:
             self.save(trainer, module)
         self._raise_interrupt()
 
@@ -89,6 +73,38 @@ class Keeping(pl.Callback):
         if trainer.received_sigterm and not isinstance(exception, SIGTERMException):
             raise SIGTERMException
 
+
+class Keeping(Saving):
+    """Writes a checkpoint now and then, and before the process ends.
+
+    Where writing one takes long, the next waits for longer than ``every``.
+
+    Args:
+        checkpoints: where to.
+        every: seconds from one to the next, at least; 0 writes one after each step.
+        start: the image that the stage began with.
+        folder: of the run's files, which a checkpoint holds too.
+        notes: what happened in the run, a sentence each.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: float,
+        start: Tensor,
+        folder: Path,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.checkpoints, self.every, self.start = checkpoints, every, start
+        self.folder, self.notes = folder, notes
+        self.last, self.wait = time.monotonic(), every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if not self.interrupted and time.monotonic() - self.last >= self.wait:
+            self.save(trainer, module)
+        super().on_train_batch_end(trainer, module)
+
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Writes a checkpoint of the run as it is between two steps."""
         assert isinstance(module, StyleTransfer)
@@ -101,8 +117,8 @@ class Keeping(pl.Callback):
             "stage": history.stage,
             "before": history.before,
             "start": self.start,
-            "pixels": module.pixels.detach(),
-            "optimizer": trainer.optimizers[0].state_dict(),
+            "pixels": module.pixels.detach().clone(),  # a view would bring all that it is of
+            "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
             "counts": module.counts,
             "precision": module.objective.features.precision,
             "refinement": _the(trainer, Refinement).progress,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +14,15 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.callbacks import log_again
-from pipeline.checkpoints import Checkpoints
 from pipeline.course import EXPLODED, Course, DivergedError, End
 from pipeline.errors import UserError
 from pipeline.images import enlarge, to_picture, to_tensor
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
-from pipeline.precision import Precision
 from pipeline.problem import DAMPING, Inputs, build_module, build_objective, read_inputs
 from pipeline.resources import sizes
 from pipeline.resuming import Keeping, put_back, write_back
+from pipeline.runs import Run
 from pipeline.schema import Experiment
 from pipeline.training import fit
 
@@ -71,28 +70,17 @@ class Search:
     """A run: through all its stages, from its start or from a checkpoint.
 
     Args:
-        name, settings, inputs: of the experiment.
-        device, precision: where the network computes, and in what.
+        run: which.
+        inputs: of its experiment.
         logger: gets every evaluation.
-        checkpoints: of this run; one is written each ``every`` seconds.
+        every: seconds from one checkpoint to the next.
     """
 
-    def __init__(
-        self,
-        name: str,
-        settings: Experiment,
-        inputs: Inputs,
-        *,
-        device: torch.device,
-        precision: Precision,
-        logger: Logger,
-        checkpoints: Checkpoints,
-        every: float,
-    ) -> None:
-        self.name, self.settings, self.inputs = name, settings, inputs
-        self.device, self.precision, self.logger = device, precision, logger
-        self.checkpoints, self.every = checkpoints, every
-        self.folder = paths.EXPERIMENTS / name
+    def __init__(self, run: Run, inputs: Inputs, logger: Logger, every: float) -> None:
+        self.name, self.settings, self.inputs = run.name, run.settings, inputs
+        self.device, self.precision, self.logger = run.device, run.precision, logger
+        self.checkpoints, self.every = run.checkpoints, every
+        self.folder = paths.EXPERIMENTS / run.name
         self.start, self.before, self.notes = inputs.start, 0, list[str]()
 
     def run(self) -> Found:
@@ -138,11 +126,7 @@ class Search:
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
         using = state["precision"] if state else self.precision
         objective = exact() if using == "float32" else build(using)
-        early_stop = self.settings.early_stop
-        course = Course(
-            (early_stop.evaluations, early_stop.gain) if early_stop else None,
-            state["course"] if state else None,
-        )
+        course = build_course(self.settings, state["course"] if state else None)
         module = build_module(objective, self.settings, self.start, course.damped)
         if state is not None:
             put_back(module, state)
@@ -214,6 +198,12 @@ class Search:
         damped = build_module(module.objective, self.settings, module.image.detach(), damped=True)
         damped.counts = module.counts
         return damped
+
+
+def build_course(settings: Experiment, state: Mapping[str, Any] | None = None) -> Course:
+    """Returns what watches over an experiment, as it was where there is a state of it."""
+    stop = settings.early_stop
+    return Course((stop.evaluations, stop.gain) if stop else None, state)
 
 
 def _counts(module: StyleTransfer) -> dict[str, int]:

@@ -17,6 +17,29 @@ from pipeline.progress import ProgressBar
 from pipeline.trainer import run
 
 
+def watchers(
+    folder: Path,
+    evaluations: int,
+    intermediates: Collection[int] = (),
+    course: Course | None = None,
+    *,
+    stage: str = "main",
+    before: int = 0,
+    exact: Callable[[], Objective] | None = None,
+    refinement: dict[str, float] | None = None,
+) -> list[pl.Callback]:
+    """Returns what watches over a run, in the order of its calls; arguments as of ``fit``."""
+    course = course or Course()
+    history = History(folder / "history.csv", course, stage, before)
+    return [
+        Budget(evaluations),
+        history,
+        course,
+        Intermediates(folder / "intermediates", intermediates, history),
+        *([Refinement(exact, history, refinement)] if exact else []),
+    ]
+
+
 def fit(
     module: StyleTransfer,
     *,
@@ -58,26 +81,24 @@ def fit(
         DivergedError: the loss left for good.
         SystemExit: 143 after SIGTERM, 130 after an interrupt.
     """
-    device = next(module.objective.buffers()).device
-    course = course or Course()
-    history = History(folder / "history.csv", course, stage, before)
-    refinements = [Refinement(exact, history, refinement)] if exact else []
+    watching = watchers(
+        folder,
+        evaluations,
+        intermediates,
+        course,
+        stage=stage,
+        before=before,
+        exact=exact,
+        refinement=refinement,
+    )
     return run(
         module,
-        device,
+        next(module.objective.buffers()).device,
         # One batch is one step of the optimiser; what is in it nobody looks at.
         data=itertools.repeat(0),
         precision="32-true",
         max_steps=evaluations,
-        callbacks=[
-            Budget(evaluations),
-            history,
-            course,
-            Intermediates(folder / "intermediates", intermediates, history),
-            ProgressBar(name, evaluations),
-            *refinements,
-            *callbacks,
-        ],
+        callbacks=[*watching, ProgressBar(name, evaluations), *callbacks],
         logger=logger or False,
         deterministic=deterministic,
         enable_checkpointing=False,

@@ -52,17 +52,26 @@ def convolved(
     """Returns what ``functional.conv2d`` with a padding of 1 does, to rounding.
 
     Args:
-        maps: (1, C, H', W') in channels-last memory, float32 or float64.
+        maps: (B, C, H', W') in channels-last memory, float32 or float64.
         kernels: (36, in, out), from ``at_points``.
         bias: (out,), or None.
         turned: with the kernels turned round, from ``out`` channels to ``in``: the derivative.
     """
     points = INVERSES if turned else AS_THEY_ARE
     kernels = kernels.transpose(1, 2) if turned else kernels
-    source = maps.permute(0, 2, 3, 1).squeeze(0)
-    height, width, before = source.shape
+    count, _, height, width = maps.shape
+    found = maps.new_empty((count, height, width, kernels.shape[2]))
+    for source, into in zip(maps.permute(0, 2, 3, 1), found, strict=True):
+        _convolve(source, kernels, bias, points, into)
+    return found.permute(0, 3, 1, 2)
+
+
+def _convolve(
+    maps: Tensor, kernels: Tensor, bias: Tensor | None, points: Sequence[int], found: Tensor
+) -> None:
+    """Writes the (H', W', out) maps of one image, from those of (H', W', in)."""
+    height, width, before = maps.shape
     after = kernels.shape[2]
-    found = maps.new_empty((1, height, width, after))
     # Tiles down and across, and those of a strip, which has all that lie beside each other.
     down, across = -(-height // TILE), -(-width // TILE)
     rows = -(-down // -(-down * across * before // VALUES))
@@ -76,7 +85,7 @@ def convolved(
     for begin in range(0, height, tall):
         above, end, below = max(begin - 1, 0), min(begin + tall, height), begin + tall + 1
         top, bottom = above - begin + 1, min(below, height) - begin + 1
-        window[top:bottom, 1 : width + 1] = source[above:below]
+        window[top:bottom, 1 : width + 1] = maps[above:below]
         window[bottom:] = 0
         _values(
             [window[i : i + tall - TILE + 1 : TILE] for i in range(POINTS)],
@@ -94,10 +103,9 @@ def convolved(
         )
         part = strip.view(tall, wide, after)[: end - begin, :width]
         if bias is None:
-            found[0, begin:end] = part
+            found[begin:end] = part
         else:
-            torch.add(part, bias, out=found[0, begin:end])
-    return found.permute(0, 3, 1, 2)
+            torch.add(part, bias, out=found[begin:end])
 
 
 def _values(inputs: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -16,18 +16,20 @@ from pipeline.stages.code import STAGES, imported, modules_of
 PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
-    {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "shared_wandb"},
-    {"losses", "lbfgs", "layers", "operations", "winograd", "forks"},
-    {"convolutions", "pictures", "sources", "documents", "warm"},
+    {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "shared_wandb"}
+    | {"curvature"},
+    {"losses", "layers", "operations", "winograd", "forks"},
+    {"lbfgs", "convolutions", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},
     {"params", "objective", "lessons", "tracking", "resources"},
-    {"recording", "plans"},
+    {"recording", "plans", "runs"},
     {"presets", "module", "distillation", "cells"},
     {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},
     {"training", "resuming", "pages"},
-    {"search", "repro"},
+    {"search", "batch"},
+    {"together", "repro"},
     {
         f"stages.{name}"
         for name in ("code", "plan", "fetch", "backbone", "stylize", "report", "distil")

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.frozen import FrozenFeatures
 from pipeline.losses import gram_matrix
+from pipeline.precision import Precision
 from pipeline.small import tapped
 from pipeline.student import SMALL_LAYERS, Student
 from pipeline.vgg import Features
@@ -52,6 +53,30 @@ def by_hand(
 
 @pytest.mark.parametrize("network", ["vgg19", "vgg19-small"])
 @pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_images_of_a_batch_know_nothing_of_each_other(
+    precision: Precision, pooling: str, network: str, weights: dict[str, Tensor]
+) -> None:
+    features = FrozenFeatures(
+        weights if network == "vgg19" else small_weights(), pooling, precision
+    )
+    batch = torch.cat([IMAGE, IMAGE.flip(2), IMAGE.square()]).requires_grad_()
+    contents, grams = features(batch, CONTENTS, STYLES)
+    found = [contents[n] for n in CONTENTS], [grams[n] for n in STYLES]
+    of_each = [judged(*([v[i : i + 1] for v in values] for values in found)) for i in range(3)]
+    (gradient,) = torch.autograd.grad(torch.stack(of_each).sum(), batch)
+    tolerance = 1e-4 if precision == "float32" else 0.02
+    for i in range(3):
+        image = batch[i : i + 1].detach().requires_grad_()
+        contents, grams = features(image, CONTENTS, STYLES)
+        value = judged([contents[n] for n in CONTENTS], [grams[n] for n in STYLES])
+        (alone,) = torch.autograd.grad(value, image)
+        assert of_each[i].item() == pytest.approx(value.item(), rel=tolerance, abs=1e-3)
+        assert (gradient[i : i + 1] - alone).norm() < tolerance * alone.norm()
+
+
+@pytest.mark.parametrize("network", ["vgg19", "vgg19-small"])
+@pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_statistics_and_gradient_are_those_of_autograd(
     pooling: str, network: str, weights: dict[str, Tensor]
 ) -> None:
@@ -70,10 +95,10 @@ def test_deepest_layer_may_be_of_content_and_style(weights: dict[str, Tensor]) -
     generator = torch.Generator().manual_seed(2)
     given = [
         torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in (maps.shape, (128, 128))
+        for shape in (maps.shape, (1, 128, 128))
     ]
     before = given[0].clone()
-    (expected,) = torch.autograd.grad([maps, gram_matrix(maps)], image, given)
+    (expected,) = torch.autograd.grad([maps, gram_matrix(maps)[None]], image, given)
     contents, grams = FrozenFeatures(exact, "avg")(image, ["conv2_2"], ["conv2_2"])
     (found,) = torch.autograd.grad([contents["conv2_2"], grams["conv2_2"]], image, given)
     torch.testing.assert_close(found, expected)

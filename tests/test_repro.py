@@ -15,10 +15,11 @@ import torch
 from conftest import save_picture, tiny_params, write_params
 from projects import Project
 
-from pipeline import paths, repro
+from pipeline import paths, repro, resources
 from pipeline.errors import UserError
 from pipeline.memory import GIB
 from pipeline.params import read_params
+from pipeline.plans import TOGETHER
 from pipeline.stages.stylize import stylize
 
 
@@ -67,7 +68,7 @@ def test_what_is_of_other_settings_or_weights_is_made_side_by_side_too(
     asked: list[list[str]] = []
     monkeypatch.setattr(repro, "_dvc", lambda *_: 0)
     monkeypatch.setattr(repro, "_fitting", len)
-    monkeypatch.setattr(repro, "_side_by_side", lambda names, _: asked.append(names))
+    monkeypatch.setattr(repro, "_side_by_side", lambda found, _: asked.append([*found]))
     assert repro.repro() == 0
     assert asked == []
     params["defaults"]["evaluations"] = 7
@@ -159,9 +160,33 @@ def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device(next(devices)))
     experiments = read_params().experiments
     assert len(experiments) == 2
-    assert repro._fitting(experiments) == repro.SHARING
+    assert repro._fitting(experiments) == resources.SHARING
     assert repro._fitting(experiments) == 1
     assert repro._fitting(experiments) == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "shares"), [("cuda", ["a b", "c d e"]), ("cpu", ["a c e", "b d"])]
+)
+def test_processes_on_a_gpu_have_neighbours_and_know_of_all(
+    device: str, shares: list[str], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class Worker:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            names = " ".join(word.removeprefix("stylize@") for word in command if "@" in word)
+            started.append((names, env.get(TOGETHER)))
+
+        def wait(self) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Worker)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device(device))
+    first = read_params().experiments["first"]
+    repro._side_by_side(dict.fromkeys("abcde", first), 2)
+    assert started == [(share, share if device == "cuda" else None) for share in shares]
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])

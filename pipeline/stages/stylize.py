@@ -5,33 +5,33 @@ Read ``_run`` first, then ``search.Search``: they are the run from top to bottom
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from pipeline import paths
-from pipeline.checkpoints import Checkpoints, key_of, sole_run
+from pipeline.checkpoints import sole_run
 from pipeline.errors import UserError, command_line, explaining_the_disk
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 from pipeline.images import to_picture, to_tensor
 from pipeline.objective import Objective
 from pipeline.params import find_experiment, read_params
 from pipeline.pictures import read_picture, write_png
 from pipeline.plans import as_planned
 from pipeline.problem import read_inputs
-from pipeline.provenance import code_version, loaded_code, package_versions, settings_text
-from pipeline.resources import check_memory, find_device, find_precision
+from pipeline.provenance import code_version, settings_text
+from pipeline.resources import check_memory
+from pipeline.runs import Run, identify
 from pipeline.schema import Experiment, Params
 from pipeline.search import Found, Search
 from pipeline.status import record_run, recording_failure
+from pipeline.together import run_together
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
-from pipeline.weights import check_backbone
 
 
 def stylize(name: str, params: Params) -> None:
@@ -55,83 +55,37 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
     if settings.deterministic:
         # cuBLAS reads this when it is first used, which is before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    device = find_device(settings)
-    precision = find_precision(settings, device)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    description = describe(settings)
-    check_memory(settings, device, precision)
+    run = identify(name, settings)
+    check_memory(settings, run.device, run.precision)
     inputs = read_inputs(settings)
-    made_by = {
-        "packages": package_versions(),
-        "device": _device_name(device),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-    }
-    decisive = {"code": loaded_code(), "processor": torch.backends.cpu.get_cpu_capability()}
-    checkpoints = Checkpoints(name, key_of({**description, **made_by, **decisive}))
-    checkpoints.forget_others()
+    run.checkpoints.forget_others()
+    every = params.checkpoints.every
     with tracked_run(
         params.tracking,
         root=paths.shared_root(),
         name=name,
         job_type="stylize",
-        config={"experiment": name, **description},
+        config={"experiment": name, **run.description},
         group=params.figure_of(name),
-    ) as run:
-        found = Search(
-            name,
-            settings,
-            inputs,
-            device=device,
-            precision=precision,
-            logger=WandbLogger(experiment=run),
-            checkpoints=checkpoints,
-            every=params.checkpoints.every,
-        ).run()
-        metrics = _write_results(name, found, inputs.start, description, made_by)
+    ) as record:
+        run_together(run, params)
+        found = Search(run, inputs, WandbLogger(experiment=record), every).run()
+        metrics = _write_results(run, found, inputs.start)
         image = paths.EXPERIMENTS / name / "image.png"
         picture = read_picture(image)
         ended = {"end": found.end.kind, "result": logged_picture(picture, name)}
-        run.summary.update({**metrics, **ended})
-        record_run(image, whereabouts(run, paths.shared_root()))
-    checkpoints.remove()
+        record.summary.update({**metrics, **ended})
+        record_run(image, whereabouts(record, paths.shared_root()))
+    run.checkpoints.remove()
 
 
-def describe(settings: Experiment) -> dict[str, Any]:
-    """Returns what defines a run: settings, the network's record, and the hashes of its inputs.
-
-    Raises:
-        UserError: the network was not prepared.
-    """
-    files = {
-        "content": paths.picture(settings.content),
-        "style": paths.picture(settings.style),
-        "weights": paths.WEIGHTS_FILE,
-    }
-    if settings.warm_start:
-        files["warm_start_weights"] = paths.EMBEDDED_FILE
-    for file in (paths.WEIGHTS_FILE, paths.EMBEDDED_FILE):
-        check_backbone(file)
-    inputs = {role: sha256(file) for role, file in files.items()}
-    return {
-        "settings": settings.model_dump(),
-        "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
-        "inputs": inputs,
-    }
-
-
-def _write_results(
-    name: str,
-    found: Found,
-    start: Tensor,
-    description: dict[str, Any],
-    made_by: dict[str, Any],
-) -> dict[str, float]:
-    module, objective = found.module, found.objective
+def _write_results(run: Run, found: Found, start: Tensor) -> dict[str, float]:
+    module, objective, name = found.module, found.objective, run.name
     folder = paths.EXPERIMENTS / name
     picture = to_picture(module.image)
-    text = settings_text(name, description["settings"], description["inputs"])
+    text = settings_text(name, run.description["settings"], run.description["inputs"])
     write_png(picture, folder / "image.png", text)
     saved = to_tensor(picture).to(module.device)
     metrics = {
@@ -146,8 +100,8 @@ def _write_results(
     provenance = {
         "experiment": name,
         "code": code_version(),
-        **description,
-        **made_by,
+        **run.description,
+        **run.made_by,
     }
     write_json(folder / "provenance.json", provenance)
     print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
@@ -165,10 +119,6 @@ def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float
         for name, loss in losses.items()
         if not name.endswith("_weighted")
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _only(names: Sequence[str]) -> str:
