@@ -259,7 +259,7 @@ def _batch(found: list[dict[str, Any]]) -> list[str]:
     ]
     columns = ["size", "alone, s", *(f"in a batch of {count}, s" for count in counts)]
     return [
-        "## Batches",
+        "## Batch",
         "",
         "Seconds a picture of 200 evaluations by VGG-19 from noise, with history, intermediates "
         "and checkpoints, in one process.",
