@@ -32,7 +32,7 @@ def batch(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for edge in EDGES:
         problem = Problem(arguments.weights, edge)
         objective = problem.ours(fastest_precision(problem.device))
-        row = {"size": f"{problem.size[1]}×{problem.size[0]}"}
+        row: dict[str, Any] = {"size": f"{problem.size[1]}×{problem.size[0]}"}
         row["alone"] = _second(problem, partial(_alone, problem, objective))
         for count in COUNTS:
             together = partial(_together, problem, objective, count)

@@ -214,6 +214,7 @@ def fit_together(members: Sequence[Member], evaluations: int) -> None:
         max_steps=evaluations,
         callbacks=[Watching()],
         logger=False,
+        deterministic=False,
         enable_checkpointing=False,
     )
 

@@ -102,7 +102,8 @@ def _dvc(*arguments: str) -> int:
 def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
     """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its.
 
-    On a GPU each has neighbours, which are like each other, and knows of all at the first.
+    On a GPU each has neighbours, which are like each other, and is told of all of them: its first
+    may run others along (``pipeline.together``).
     """
     command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
     # Progress bars of several would draw over each other: a terminal that cannot has none.
@@ -134,9 +135,10 @@ def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
 
 
 def _any_on_gpu(experiments: dict[str, Experiment]) -> bool:
-    from pipeline.resources import find_device
+    import torch
 
-    return any(find_device(settings).type == "cuda" for settings in experiments.values())
+    elsewhere = all(settings.device == "cpu" for settings in experiments.values())
+    return torch.cuda.is_available() and not elsewhere
 
 
 def _terminated(number: int, _: Any) -> NoReturn:

@@ -68,18 +68,22 @@ def run_together(first: Run, params: Params) -> None:
             print(f"{first.name}: together with {', '.join(run.name for run in runs[1:])}")
             try:
                 _run_batch(runs, Path(folder), params.checkpoints.every)
-            except RuntimeError as error:  # of the device's memory, above all
+            except (RuntimeError, UserError, OSError) as error:  # the memory's, above all
                 print(f"not together, but one after another: {error}")
 
 
 def _others_like(first: Run, names: set[str], params: Params) -> Iterator[Run]:
     kind = _kind(first)
     for name in params.experiments:
-        if name in names - {first.name}:
-            with suppress(UserError, OSError):  # its own cell will say
-                run = identify(name, find_experiment(params, name))
-                if _kind(run) == kind and not run.checkpoints.exist():
-                    yield run
+        if name not in names or name == first.name:
+            continue
+        try:
+            run = identify(name, find_experiment(params, name))
+            alike = _kind(run) == kind
+        except (UserError, OSError):  # its own cell will say
+            continue
+        if alike and not run.checkpoints.exist():
+            yield run
 
 
 def _kind(run: Run) -> tuple[Any, ...] | None:

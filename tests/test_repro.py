@@ -166,10 +166,15 @@ def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("device", "shares"), [("cuda", ["a b", "c d e"]), ("cpu", ["a c e", "b d"])]
+    ("device", "here", "shares"),
+    [
+        ("auto", True, ["a b", "c d e"]),
+        ("auto", False, ["a c e", "b d"]),
+        ("cpu", True, ["a c e", "b d"]),
+    ],
 )
-def test_processes_on_a_gpu_have_neighbours_and_know_of_all(
-    device: str, shares: list[str], prepared: Path, monkeypatch: pytest.MonkeyPatch
+def test_processes_on_a_gpu_have_neighbours_and_are_told_of_all(
+    device: str, here: bool, shares: list[str], prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
 
@@ -183,10 +188,11 @@ def test_processes_on_a_gpu_have_neighbours_and_know_of_all(
 
     monkeypatch.setattr(subprocess, "Popen", Worker)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr("pipeline.resources.find_device", lambda _: torch.device(device))
-    first = read_params().experiments["first"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    first = read_params().experiments["first"].model_copy(update={"device": device})
     repro._side_by_side(dict.fromkeys("abcde", first), 2)
-    assert started == [(share, share if device == "cuda" else None) for share in shares]
+    on_gpu = here and device == "auto"
+    assert started == [(share, share if on_gpu else None) for share in shares]
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
