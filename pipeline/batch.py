@@ -136,7 +136,7 @@ class Batch(pl.LightningModule):
 
 
 class Steps(torch.optim.Optimizer):
-    """A step of each member's L-BFGS, all with one wait for the device."""
+    """A step of each member's L-BFGS; all are read from the device, and written, at once."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__([batch.pixels], {})
@@ -149,12 +149,22 @@ class Steps(torch.optim.Optimizer):
         ready = [member for member in self.going.values() if member.optimizer.receive()]
         if not ready:
             return loss
-        products = torch.stack([member.optimizer.products() for member in ready]).cpu().numpy()
-        for member, of_member in zip(ready, products, strict=True):
-            optimizer = member.optimizer
-            found = optimizer.look(of_member, member.module.losses["total"])
+        parts = [member.optimizer.products() for member in ready]
+        totals = torch.stack([member.module.losses["total"] for member in ready])
+        read = torch.cat([*parts, totals[:, None].expand(-1, 2)]).cpu()
+        *products, losses = torch.split(read, [*map(len, parts), len(ready)])
+        moving, coefficients = [], []
+        for member, of_member, (total, _) in zip(ready, products, losses, strict=True):
+            found = member.optimizer.look(of_member.numpy(), total)
             if found is not None:
-                optimizer.move(optimizer.along(found), found.length)
+                moving.append((member.optimizer, found.length))
+                coefficients.append(torch.from_numpy(found.coefficients))
+        if moving:
+            written = torch.cat(coefficients).to(read.dtype).to(loss.device)
+            for (optimizer, length), each in zip(
+                moving, torch.split(written, [*map(len, coefficients)]), strict=True
+            ):
+                optimizer.move(optimizer.along(each), length)
         return loss
 
 

@@ -28,7 +28,7 @@ class LBFGS(torch.optim.Optimizer):
     (Chen et al. 2014, "Large-scale L-BFGS using MapReduce"): one matrix product brings those with
     the newest rows, the recursion runs on a few hundred numbers, and a second matrix product makes
     the direction. A step is ``receive``, ``products``, ``look``, ``along`` and ``move``: those of
-    several images wait for their device once (``pipeline.batch``).
+    several images wait for their device together (``pipeline.batch``).
 
     **Differs:** a step that would move the values further than ``largest_step`` is taken in part,
     and the curvature measured along what was taken. Where the loss is hardly curved between two
@@ -99,7 +99,8 @@ class LBFGS(torch.optim.Optimizer):
         found = self.look(self.products().cpu().numpy(), loss)
         if found is None:
             return loss
-        direction, length = self.along(found), found.length
+        coefficients = torch.from_numpy(found.coefficients).to(self._basis)
+        direction, length = self.along(coefficients), found.length
         if self.param_groups[0]["line_search_fn"]:
             length = self._searched(closure, length, direction, loss, found.slope)
             if length == 0:
@@ -167,9 +168,9 @@ class LBFGS(torch.optim.Optimizer):
             return None
         return Direction(coefficients, length, slope)
 
-    def along(self, found: Direction) -> Tensor:
-        """Returns a direction that was found, of as many values as the parameter."""
-        return torch.mv(self._basis.T, torch.from_numpy(found.coefficients).to(self._basis))
+    def along(self, coefficients: Tensor) -> Tensor:
+        """Returns the sum of the basis's rows, each so many times: a direction, flat."""
+        return torch.mv(self._basis.T, coefficients)
 
     def move(self, direction: Tensor, length: float) -> None:
         """Moves the parameter, and remembers the step."""

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from pipeline import paths
@@ -53,12 +53,13 @@ def repro(jobs: int | None = None) -> int:
     status = _dvc("repro", "fetch")
     if status:
         experiments = {name: each for name, each in experiments.items() if _can_run(name, each)}
+    cells = read_cells(params)
+    missing = {name: experiments[name] for name in experiments if not cells[name].results}
     if not jobs:
-        cells = read_cells(params)
-        experiments = {name: experiments[name] for name in experiments if not cells[name].results}
+        experiments = missing
         jobs = _fitting(experiments) if len(experiments) > 1 else 1
     if experiments and (jobs > 1 or status):
-        _side_by_side(experiments, min(jobs, len(experiments)))
+        _side_by_side(experiments, min(jobs, len(experiments)), missing)
     return status or _dvc("repro")  # what is left, or failed, and the report
 
 
@@ -99,23 +100,25 @@ def _dvc(*arguments: str) -> int:
     return subprocess.run([*DVC, *arguments], check=False).returncode
 
 
-def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
+def _side_by_side(
+    experiments: dict[str, Experiment], jobs: int, missing: Collection[str] = ()
+) -> None:
     """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its.
 
-    On a GPU each has neighbours, which are like each other, and is told of all of them: its first
-    may run others along (``pipeline.together``).
+    Where some may be computed as a batch each process has neighbours, which are often alike, and is
+    told which of them have no results: the first may run others along (``pipeline.together``).
     """
     command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
     # Progress bars of several would draw over each other: a terminal that cannot has none.
     settings = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), "TERM": "dumb"}
     print(f"{jobs} experiments at a time", flush=True)
     signal.signal(signal.SIGTERM, _terminated)
-    names, on_gpu = list(experiments), _any_on_gpu(experiments)
+    names, batches = list(experiments), _any_in_a_batch(experiments)
     ends = [len(names) * job // jobs for job in range(jobs + 1)]
     workers = []
     for job in range(jobs):
-        share = names[ends[job] : ends[job + 1]] if on_gpu else names[job::jobs]
-        together = {TOGETHER: " ".join(share)} if on_gpu else {}
+        share = names[ends[job] : ends[job + 1]] if batches else names[job::jobs]
+        together = {TOGETHER: " ".join(n for n in share if n in missing)} if batches else {}
         workers.append(
             subprocess.Popen(
                 [*command, *(f"stylize@{name}" for name in share)],
@@ -134,11 +137,11 @@ def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
             worker.wait()
 
 
-def _any_on_gpu(experiments: dict[str, Experiment]) -> bool:
+def _any_in_a_batch(experiments: dict[str, Experiment]) -> bool:
     import torch
 
-    elsewhere = all(settings.device == "cpu" for settings in experiments.values())
-    return torch.cuda.is_available() and not elsewhere
+    free = any(not each.deterministic and each.device != "cpu" for each in experiments.values())
+    return free and torch.cuda.is_available()
 
 
 def _terminated(number: int, _: Any) -> NoReturn:

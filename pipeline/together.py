@@ -10,6 +10,7 @@ run, and rounding depends on the company.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pipeline import paths
 from pipeline.batch import Member, fit_together
@@ -46,20 +49,22 @@ def run_together(first: Run, params: Params) -> None:
     What hinders the others, or the batch, hinders nobody from running alone.
 
     Args:
-        first: is being run; others are left alone where they are.
+        first: is being run; what else is being run is left alone.
         params: with all experiments.
 
     Raises:
         SystemExit: 143 after SIGTERM, 130 after an interrupt.
     """
-    if first.name not in (names := os.environ.get(TOGETHER, "").split()):
+    names = os.environ.get(TOGETHER, "").split()
+    if first.name not in names:
         return
+    later = names[names.index(first.name) + 1 :]  # the others have been run
     if _kind(first) is None or first.checkpoints.exist():
         return
     room = available(first.device) // SHARING
     with ExitStack() as held, tempfile.TemporaryDirectory() as folder:
         runs = [first]
-        for run in _others_like(first, set(names), params):
+        for run in _others_like(first, later, params):
             if len(runs) < MOST and _needed([*runs, run]) <= room:
                 with suppress(UserError):  # somebody else is running it
                     held.enter_context(sole_run(run.name))
@@ -68,15 +73,16 @@ def run_together(first: Run, params: Params) -> None:
             print(f"{first.name}: together with {', '.join(run.name for run in runs[1:])}")
             try:
                 _run_batch(runs, Path(folder), params.checkpoints.every)
-            except (RuntimeError, UserError, OSError) as error:  # the memory's, above all
+            except (RuntimeError, OSError) as error:  # of the memory, above all
                 print(f"not together, but one after another: {error}")
+            gc.collect()  # a module and its trainer hold each other
+            if first.device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
-def _others_like(first: Run, names: set[str], params: Params) -> Iterator[Run]:
+def _others_like(first: Run, names: Sequence[str], params: Params) -> Iterator[Run]:
     kind = _kind(first)
-    for name in params.experiments:
-        if name not in names or name == first.name:
-            continue
+    for name in names:
         try:
             run = identify(name, find_experiment(params, name))
             alike = _kind(run) == kind
@@ -109,7 +115,10 @@ def _run_batch(runs: list[Run], folder: Path, every: float) -> None:
     first = runs[0]
     load = partial(load_features, first.settings, paths.WEIGHTS_FILE, first.device)
     features: Callable[[Precision], FrozenFeatures] = cache(load)
-    members = [_member(run, features, folder / run.name, every) for run in runs]
+    members = []
+    for run in runs:
+        with suppress(UserError):  # its own cell will say
+            members.append(_member(run, features, folder / run.name, every))
     fit_together(members, max(run.settings.evaluations for run in runs))
 
 

@@ -17,9 +17,10 @@ from test_stylize import history, outputs
 from torch import Tensor
 
 from pipeline import paths, together
-from pipeline.batch import Batch
+from pipeline.batch import Batch, Member
 from pipeline.callbacks import Refinement
 from pipeline.checkpoints import sole_run
+from pipeline.errors import UserError
 from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
 from pipeline.objective import Objective, Objectives
@@ -27,6 +28,7 @@ from pipeline.params import read_params
 from pipeline.pictures import read_picture
 from pipeline.plans import TOGETHER
 from pipeline.precision import Precision
+from pipeline.runs import Run
 from pipeline.stages.stylize import stylize
 from pipeline.vgg import down_to
 
@@ -35,8 +37,19 @@ EVALUATIONS = 20
 ALIKE: dict[str, dict[str, Any]] = {
     "first": {"content": "chelsea", "style": "gravel", "seed": 1, "content_weight": 1.0},
     "second": {"content": "chelsea", "style": "coffee", "init": "content"},
-    "short": {"content": "chelsea", "style": "gravel", "seed": 4, "evaluations": 13},
-    "smooth": {"content": "chelsea", "style": "gravel", "range_weight": 0, "variation_weight": 1.0},
+    "short": {
+        "content": "chelsea",
+        "style": "gravel",
+        "seed": 4,
+        "evaluations": 13,
+        "lbfgs": {"history_size": 5},
+    },
+    "smooth": {
+        "content": "chelsea",
+        "style": "gravel",
+        "range_weight": 0,
+        "variation_weight": 1.0,
+    },
 }
 
 
@@ -281,6 +294,9 @@ def test_none_is_run_along_that_was_not_asked_for(
     monkeypatch.setenv(TOGETHER, "second short")
     stylize("first", read_params())
     assert kept() == set()
+    monkeypatch.setenv(TOGETHER, "second first short")  # second has been run
+    stylize("first", read_params())
+    assert kept() == {"short"}
 
 
 def test_batch_that_fails_hinders_nobody(
@@ -291,6 +307,22 @@ def test_batch_that_fails_hinders_nobody(
     stylize("first", read_params())
     assert "not together, but one after another" in capsys.readouterr().out
     assert_like("first", expected["first"])
+
+
+def test_one_that_cannot_begin_hinders_nobody(
+    settled: Any, monkeypatch: pytest.MonkeyPatch, asked: None
+) -> None:
+    settled(evaluations=3)
+    member = together._member
+
+    def refusing(run: Run, *arguments: Any) -> Member:
+        if run.name == "second":
+            raise UserError("its style image is too small")
+        return member(run, *arguments)
+
+    monkeypatch.setattr(together, "_member", refusing)
+    stylize("first", read_params())
+    assert kept() == {"short", "smooth"}
 
 
 def test_batch_has_no_more_members_than_the_memory_has_room_for(
