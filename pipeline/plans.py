@@ -16,7 +16,8 @@ from pipeline.files import write_json
 from pipeline.schema import CataloguedImage, Experiment, Params
 
 TOGETHER = "STYLE_TRANSFER_TOGETHER"
-"""Names, in the environment, the experiments that a process of DVC is going to run on a GPU."""
+"""Names, in the environment, the experiments without results that a process of DVC is going to run,
+in this order."""
 _IMAGES, _EXPERIMENTS = paths.PLAN / "images.json", paths.PLAN / "experiments"
 
 
