@@ -41,12 +41,11 @@ def test_convolution_and_its_derivative_are_those_of_torch(
 
 
 def test_rounding_in_float32_is_small() -> None:
-    """Twice that of torch's own; with the usual points it is nearly five times."""
+    """8.5e-7 of the result. torch's own is half of that with AVX2, a fifth with AVX-512."""
     maps, kernels = random(1, 128, 24, 24).relu(), random(128, 128, 3, 3, seed=1)
     exact = functional.conv2d(maps, kernels, padding=1)
-    direct = functional.conv2d(maps.float(), kernels.float(), padding=1)
     found = winograd.convolved(channels_last(maps.float()), winograd.at_points(kernels.float()))
-    assert (found - exact).norm() < 3 * (direct - exact).norm()
+    assert (found - exact).norm() < 1.2e-6 * exact.norm()
 
 
 def test_algorithm_is_chosen_by_channels_and_precision() -> None:
