@@ -100,9 +100,7 @@ def _dvc(*arguments: str) -> int:
     return subprocess.run([*DVC, *arguments], check=False).returncode
 
 
-def _side_by_side(
-    experiments: dict[str, Experiment], jobs: int, missing: Collection[str] = ()
-) -> None:
+def _side_by_side(experiments: dict[str, Experiment], jobs: int, missing: Collection[str]) -> None:
     """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its.
 
     Where some may be computed as a batch each process has neighbours, which are often alike, and is
