@@ -1,19 +1,19 @@
 """Several searches as one batch: evaluated together, otherwise each as it would be alone.
 
 A small image leaves most of a GPU idle, whose time goes into launching what it is to do. Of a batch
-everything is launched once but what is a member's own: its L-BFGS, and what watches over it.
+everything is launched once but what watches over each member.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from pipeline.course import DivergedError
@@ -34,7 +34,6 @@ class Member:
         watchers: what watches over it.
         keeping: what writes its checkpoints, the last when it leaves the batch.
         objective: what it began with; with another it leaves.
-        optimizer: its own.
         trainer: what its callbacks get for Lightning's.
     """
 
@@ -42,20 +41,13 @@ class Member:
     watchers: Sequence[pl.Callback]
     keeping: Keeping
     objective: Objective = field(init=False)
-    optimizer: LBFGS = field(init=False)
     trainer: Any = field(init=False)
 
-    def join(self, pixels: Tensor) -> None:
-        """Has the module's image be this one, (1, 3, H, W), a view of the batch's."""
-        self.module.pixels.data = pixels
-        self.objective, self.optimizer = self.module.objective, self.module.configure_optimizers()
-        self.trainer = SimpleNamespace(
-            callbacks=self.watchers,
-            optimizers=[self.optimizer],
-            loggers=[],
-            should_stop=False,
-            received_sigterm=False,
-        )
+    def join(self, batch: Batch, index: int) -> None:
+        """Has the module's image be the one of this number in the batch: a view of it."""
+        self.module.pixels.data = batch.pixels.data[index : index + 1]
+        self.objective = self.module.objective
+        self.trainer = _Trainer(batch, index, self.module.pixels, self.watchers)
 
     def begin(self) -> None:
         """Calls the hook of all that watches; ``Watching`` waits for interrupts, for all."""
@@ -68,21 +60,39 @@ class Member:
             getattr(callback, hook)(self.trainer, self.module, *arguments)
 
     def save(self) -> None:
-        """Writes a checkpoint; without the history of L-BFGS if no step is to follow."""
-        if self.trainer.should_stop:
-            self.trainer.optimizers = []
+        """Writes a checkpoint."""
         self.keeping.save(self.trainer, self.module)
+
+
+@dataclass
+class _Trainer:
+    """What a member's callbacks ask a trainer for."""
+
+    batch: Batch
+    index: int
+    pixels: Tensor
+    callbacks: Sequence[pl.Callback]
+    loggers: Sequence[Logger] = ()
+    should_stop: bool = False
+    received_sigterm: bool = False
+
+    @property
+    def optimizers(self) -> list[LBFGS]:
+        """The member's L-BFGS, copied; none if no step is to follow."""
+        (whole,) = self.batch.trainer.optimizers
+        assert isinstance(whole, LBFGS)
+        return [] if self.should_stop else [whole.alone(self.index, self.pixels)]
 
 
 class Batch(pl.LightningModule):
     """The searches of several images; ``parameters()`` is the images alone, (N, 3, H, W).
 
     Args:
-        members: with objectives that ``Objectives`` takes, images of one size and one first step;
-            none with a line search.
+        members: with objectives that ``Objectives`` takes, images of one size, one first step, and
+            the same options of L-BFGS; none with a line search.
 
     Attributes:
-        going: those that have not left. An image of one that has stays as it is.
+        going: those that have not left. Nobody looks at what becomes of an image of one that has.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -93,9 +103,10 @@ class Batch(pl.LightningModule):
         device = self.objectives.features.get_buffer("mean").device
         self.pixels = nn.Parameter(torch.cat([module.pixels.detach() for module in modules]))
         self.pixels.data = self.pixels.data.to(device)
-        self.scale = modules[0].scale
-        for member, pixels in zip(members, torch.split(self.pixels.data, 1), strict=True):
-            member.join(pixels)
+        self.scale, self.lbfgs = modules[0].scale, modules[0].lbfgs
+        self.totals = self.pixels.new_zeros(len(members))
+        for index, member in enumerate(members):
+            member.join(self, index)
         self.going = dict(enumerate(members))
 
     @property
@@ -104,9 +115,10 @@ class Batch(pl.LightningModule):
         return self.pixels / self.scale + MID_GREY
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Evaluates every image: the closure of all L-BFGS. Returns the sum of their losses."""
+        """Evaluates every image: the closure of L-BFGS. Returns the sum of their losses."""
         images = self.images
         losses = self.evaluator(self.objectives, images)
+        self.totals = losses["total"].detach()
         rows = torch.stack([loss.detach() for loss in losses.values()], 1)
         for index, member in self.going.items():
             named = dict(zip(losses, rows[index].unbind(), strict=True))
@@ -126,46 +138,17 @@ class Batch(pl.LightningModule):
         for member in self.going.values():
             member.module.iterations += 1
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Returns what has each member's L-BFGS take its steps."""
-        return Steps(self)
+    def configure_optimizers(self) -> LBFGS:
+        """Returns L-BFGS, which takes a step of every image at once."""
+        return LBFGS(self.pixels, **self.lbfgs, losses=lambda: self.totals)
+
+    def on_train_end(self) -> None:
+        """Lets L-BFGS's history go, which is large: Lightning would have it moved to the CPU."""
+        self.trainer.strategy.optimizers = []
 
     def on_fit_end(self) -> None:
         """Lets a recording go: Lightning moves what it was made of."""
         self.evaluator = Evaluator()
-
-
-class Steps(torch.optim.Optimizer):
-    """A step of each member's L-BFGS; all are read from the device, and written, at once."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__([batch.pixels], {})
-        self.going = batch.going
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Takes the steps, and returns the sum of the losses before them."""
-        loss = torch.enable_grad()(closure)()
-        ready = [member for member in self.going.values() if member.optimizer.receive()]
-        if not ready:
-            return loss
-        parts = [member.optimizer.products() for member in ready]
-        totals = torch.stack([member.module.losses["total"] for member in ready])
-        read = torch.cat([*parts, totals[:, None].expand(-1, 2)]).cpu()
-        *products, losses = torch.split(read, [*map(len, parts), len(ready)])
-        moving, coefficients = [], []
-        for member, of_member, (total, _) in zip(ready, products, losses, strict=True):
-            found = member.optimizer.look(of_member.numpy(), total)
-            if found is not None:
-                moving.append((member.optimizer, found.length))
-                coefficients.append(torch.from_numpy(found.coefficients))
-        if moving:
-            written = torch.cat(coefficients).to(read.dtype).to(loss.device)
-            for (optimizer, length), each in zip(
-                moving, torch.split(written, [*map(len, coefficients)]), strict=True
-            ):
-                optimizer.move(optimizer.along(each), length)
-        return loss
 
 
 class Watching(Saving):

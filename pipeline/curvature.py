@@ -1,16 +1,15 @@
 """What L-BFGS knows of the loss's curvature, and the direction that follows from it.
 
-Numbers by the hundred, and none of the size of an image: those are rows of the basis, which is the
-optimiser's to write.
+Numbers by the hundred for each member, and none of the size of an image: those are rows of the
+basis, which is the optimiser's to write. All of it is tensors beside the images, changed in place,
+and no number is asked for: a GPU need not wait for Python, and what it does can be recorded.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 CURVED = 1e-10
@@ -18,105 +17,125 @@ CURVED = 1e-10
 MOST, LEAST, GROWTH = 2.0, 0.25, 1.25
 """Of the factor that ``mean`` has before it; what a loss that rose takes from it is half."""
 
+Curvature = dict[str, Tensor]
+"""Of N members with P places for pairs, one of them the ``spare`` one: the step being taken.
+
+``inverse`` (N, P, P) is R⁻¹, where R holds sᵢᵀyⱼ of the pairs i not newer than j; rows and columns
+of places without a pair are 0. ``differences`` (N, P, P) is YᵀY, and ``curvatures`` (N, P) is sᵀy
+of each pair, 0 where there is none. ``spare`` (N,) is a place; the pairs follow it around, oldest
+first. ``factor`` (N,) is what ``mean`` multiplies the mean by, ``loss`` (N,) the latest.
+"""
+
 
 class Direction(NamedTuple):
-    """Where a step leads.
+    """Where each member's step leads.
 
     Attributes:
-        coefficients: of the rows of the basis, (rows,).
-        length: how much of their sum to go, at most.
-        slope: of the loss along it.
+        coefficients: of the rows of its basis, (N, rows): steps, differences, the gradient.
+        slope: of its loss along their sum, (N,).
     """
 
-    coefficients: NDArray[np.float64]
-    length: float
-    slope: float
+    coefficients: Tensor
+    slope: Tensor
 
 
-def empty(gradient: Tensor, history_size: int) -> dict[str, Any]:
-    """Returns the state before the first step.
-
-    ``basis`` has a row for each step s, then for each difference y, then the gradient. There is
-    one pair more than is remembered, the ``spare`` one: the step being taken. ``products`` is
-    basis · basisᵀ, on the CPU, with 0 for those that the recursion never meets: of two steps, and
-    of a step with an older difference. ``order`` lists the pairs that are remembered, oldest first.
-    ``factor`` is what ``mean`` multiplies the mean by, ``loss`` the latest, if there is one.
-    """
-    rows = 2 * (history_size + 1) + 1
-    basis = gradient.new_zeros((rows, gradient.numel()))
-    products = torch.zeros((rows, rows), dtype=gradient.dtype)
+def empty(members: int, history_size: int, device: torch.device) -> Curvature:
+    """Returns what is known before the first step."""
+    # Apple's GPUs have no float64.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    places = history_size + 1
+    square = torch.zeros((members, places, places), dtype=dtype, device=device)
     return {
-        "basis": basis,
-        "products": products,
-        "order": [],
-        "spare": 0,
-        "factor": MOST,
-        "loss": None,
+        "inverse": square,
+        "differences": square.clone(),
+        "curvatures": square[:, 0].clone(),
+        "spare": torch.zeros(members, dtype=torch.int64, device=device),
+        "factor": square.new_full((members,), MOST),
+        "loss": square.new_full((members,), torch.inf),
     }
 
 
-def remember(
-    state: dict[str, Any], newest: tuple[int, int], found: NDArray[Any], history_size: int
-) -> None:
+def remember(known: Curvature, products: Tensor) -> None:
     """Completes the pair of the step taken last, and keeps it if it shows curvature.
 
     Args:
-        state: from ``empty``.
-        newest: rows of the basis: the difference and the gradient.
-        found: the products of all rows with these two, (rows, 2).
-        history_size: how many pairs to keep.
+        known: is changed.
+        products: of the basis's rows with the newest difference y, (N, rows).
     """
-    order, new = state["order"], state["spare"]
-    state["products"] = state["products"].cpu()  # where a checkpoint may have put it
-    products = state["products"].numpy()
-    products[new] = products[:, new] = 0
-    for row, of_row in zip(newest, found.T, strict=True):
-        products[row] = products[:, row] = of_row
-    if found[new, 0] > CURVED:
-        order.append(new)
-        state["spare"] = order.pop(0) if len(order) > history_size else len(order)
+    inverse, differences, curvatures = (
+        known[name] for name in ("inverse", "differences", "curvatures")
+    )
+    places = curvatures.shape[1]
+    with_steps, with_differences, _ = torch.split(products.to(inverse), [places, places, 1], 1)
+    places_all = torch.arange(places, device=inverse.device)
+    new = places_all == known["spare"][:, None]
+    found = with_steps.gather(1, known["spare"][:, None])
+    curved = found > CURVED
+    # Of a triangular matrix with a column more, the inverse has a column more: R⁻¹ stays.
+    column = (new.to(inverse) - _times(inverse, with_steps)) / found
+    column.masked_fill_(~curved, 0)
+    inverse.copy_(torch.where(new[:, None], column[:, :, None], inverse))
+    rows = torch.where(new[:, :, None], with_differences[:, None], differences)
+    differences.copy_(torch.where(new[:, None], with_differences[:, :, None], rows))
+    curvatures.copy_(torch.where(new, found.masked_fill(~curved, 0), curvatures))
+    # The next place after a pair that is kept has the oldest, which goes: so do its row and column.
+    known["spare"].add_(curved[:, 0]).remainder_(places)
+    oldest = places_all == known["spare"][:, None]
+    inverse.masked_fill_(oldest[:, None] | oldest[:, :, None], 0)
+    curvatures.masked_fill_(oldest, 0)
 
 
-def adapt(state: dict[str, Any], loss: float) -> None:
-    """Makes the next steps bolder, or less so where the latest one raised the loss."""
-    if state["loss"] is not None:
-        fell = loss <= state["loss"]
-        state["factor"] = (
-            min(MOST, state["factor"] * GROWTH) if fell else max(LEAST, state["factor"] / 2)
-        )
-    state["loss"] = loss
-
-
-def direction(state: dict[str, Any], by_mean: bool) -> tuple[NDArray[np.float64], float]:
-    """Returns the direction in terms of the basis, and the loss's slope along it."""
-    products = state["products"].numpy()
-    coefficients = _recursion(products, state["order"], state["factor"] if by_mean else None)
-    return coefficients, float(products[-1].astype(np.float64) @ coefficients)
-
-
-def _recursion(
-    products: NDArray[Any], order: list[int], factor: float | None
-) -> NDArray[np.float64]:
-    """Returns the direction in terms of the basis: the two-loop recursion on its coefficients.
+def adapt(known: Curvature, loss: Tensor) -> None:
+    """Makes the next steps bolder, or less so where the latest one raised the loss.
 
     Args:
-        products: of the rows of the basis with each other.
-        order: the pairs to take, oldest first.
-        factor: of the mean that γ is; None: γ is torch's.
+        known: is changed.
+        loss: of each member now, (N,).
     """
-    products = products.astype(np.float64)
-    pairs = len(products) // 2
-    coefficients = np.zeros(len(products))
-    coefficients[-1] = -1
-    factors = {}
-    for pair in reversed(order):
-        s = products[pair]
-        factors[pair] = s @ coefficients / s[pairs + pair]
-        coefficients[pairs + pair] -= factors[pair]
-    if order:
-        scales = [products[pairs + p, p] / products[pairs + p, pairs + p] for p in order]
-        coefficients *= scales[-1] if factor is None else factor * np.mean(scales)
-    for pair in order:
-        s, y = products[pair], products[pairs + pair]
-        coefficients[pair] += factors[pair] - y @ coefficients / s[pairs + pair]
-    return coefficients
+    factor, loss = known["factor"], loss.to(known["loss"])
+    grown, halved = (factor * GROWTH).clamp(max=MOST), (factor / 2).clamp(min=LEAST)
+    factor.copy_(torch.where(loss <= known["loss"], grown, halved))
+    known["loss"].copy_(loss)
+
+
+def direction(known: Curvature, products: Tensor, by_mean: bool) -> Direction:
+    """Returns the direction -Hg of each member, H the inverse Hessian that the pairs make of γ·I.
+
+    Byrd, Nocedal & Schnabel 1994, "Representations of quasi-Newton matrices", theorem 2.2; torch's
+    two loops come to the same, a pair at a time.
+
+    Args:
+        known: as ``remember`` and ``adapt`` have left it.
+        products: of the basis's rows with the gradient g, (N, rows).
+        by_mean: γ is ``factor`` times the mean over the pairs; else that of the newest pair.
+    """
+    inverse, curvatures = known["inverse"], known["curvatures"]
+    places = curvatures.shape[1]
+    products = products.to(inverse)
+    with_steps, with_differences, _ = torch.split(products, [places, places, 1], 1)
+    scale = _scale(known, by_mean)
+    of_differences = _times(inverse, with_steps)
+    inner = _times(known["differences"], of_differences) - with_differences
+    of_steps = _times(inverse.mT, curvatures * of_differences + scale * inner)
+    coefficients = torch.cat([-of_steps, scale * of_differences, -scale], 1)
+    return Direction(coefficients, (coefficients * products).sum(1))
+
+
+def _scale(known: Curvature, by_mean: bool) -> Tensor:
+    """Returns γ of each member, (N, 1), from sᵀy / yᵀy of its pairs."""
+    curvatures = known["curvatures"]
+    remembered = curvatures > 0
+    squares = known["differences"].diagonal(dim1=1, dim2=2)
+    scales = (curvatures / squares).masked_fill(~remembered, 0)
+    if by_mean:
+        count = remembered.sum(1, keepdim=True)
+        scale = known["factor"][:, None] * scales.sum(1, keepdim=True) / count
+    else:
+        newest = (known["spare"] - 1).remainder(curvatures.shape[1])
+        scale = scales.gather(1, newest[:, None])
+    return scale.masked_fill(~remembered.any(1, keepdim=True), 1)
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Returns the products (N, P) of matrices (N, P, P) and vectors (N, P), summed in one way."""
+    return (matrix * vector[:, None]).sum(2)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.graphs import cuda_graph
 from pipeline.objective import Objective
 
 WARM_UP = 2
-"""Evaluations before a recording: cuDNN chooses its algorithms, cuBLAS its workspace."""
+"""Evaluations before a recording."""
 CLOSE = 0.01
 """How far a replay may be off an ordinary evaluation, as a part of it: far above rounding."""
 
@@ -23,9 +24,8 @@ Named = dict[str, Tensor]
 """An evaluation by the names of ``Objective.named``."""
 Evaluation = tuple[Named, Tensor]
 """The same and ∂total/∂image."""
-Recorder = Callable[[Callable[[], Evaluation]], tuple[Callable[[], object], Evaluation]]
-"""Turns what evaluates into what does it again, and the tensors in which that leaves its results.
-"""
+Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object], Evaluation]]
+"""Records as ``cuda_graph`` does."""
 
 
 class Evaluator:
@@ -78,7 +78,7 @@ class Recorded:
         self.image = image.detach().clone().requires_grad_()
         tried = image.detach().flip(3), image.detach().flip(2)
         expected = [_copied(self._evaluated(other)) for other in tried]
-        self.again, self.results = recorder(self._evaluated)
+        self.again, self.results = recorder(self._evaluated, WARM_UP)
         for other, (losses, gradient) in zip(tried, expected, strict=True):
             self.replay(other)
             _refuse_other(self.results[0]["total"], losses["total"])
@@ -127,28 +127,3 @@ def _refuse_other(found: Tensor, expected: Tensor) -> None:
     off = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     if not off <= CLOSE:
         raise RuntimeError(f"a replay is {off:.2g} off")
-
-
-def cuda_graph(evaluate: Callable[[], Evaluation]) -> tuple[Callable[[], object], Evaluation]:
-    """Records on the current CUDA device, and gives back what memory the warm-up took.
-
-    Raises:
-        RuntimeError: an operation cannot be recorded. torch before 2.12 may then be unable to go
-            on: its allocator still believes in the recording.
-    """
-    ordinary = torch.cuda.current_stream()
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(ordinary)
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            evaluate()
-    ordinary.wait_stream(stream)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            results = evaluate()
-    finally:
-        torch.cuda.set_stream(ordinary)  # where it failed, torch before 2.12 leaves its own
-    return graph.replay, results

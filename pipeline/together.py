@@ -102,7 +102,8 @@ def _kind(run: Run) -> tuple[Any, ...] | None:
     size, _ = sizes(settings)
     layers = tuple(settings.content_layers), tuple(settings.style_layers)
     where = run.device, run.precision, settings.threads
-    return *where, size, *layers, settings.convention, settings.first_step
+    lbfgs = settings.lbfgs, settings.first_step, settings.largest_step
+    return *where, size, *layers, settings.convention, *lbfgs
 
 
 def _needed(runs: Sequence[Run]) -> int:

@@ -17,8 +17,8 @@ PACKAGE = REPOSITORY / "pipeline"
 
 FLOORS = [
     {"errors", "files", "sums", "precision", "crops", "trainer", "parents", "shared_wandb"}
-    | {"curvature"},
-    {"losses", "layers", "operations", "winograd", "forks"},
+    | {"curvature", "graphs"},
+    {"losses", "layers", "operations", "winograd", "forks", "basis"},
     {"lbfgs", "convolutions", "pictures", "sources", "documents", "warm"},
     {"fields", "images", "vgg", "provenance", "paths", "plots", "sheets"},
     {"schema", "frozen", "memory", "weights", "status", "small", "student", "checkpoints"},

@@ -244,7 +244,7 @@ def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.Monke
     searched = "pipeline.lbfgs.LBFGS._searched"
 
     def nothing(self: Any, closure: Any, *_: Any) -> float:
-        return 0.0 if len(self.state[self.parameter]["order"]) > 4 else 1.0
+        return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
 
     monkeypatch.setattr(searched, nothing)
     stylize("first", read_params())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_shortened_step_is_the_curvature_that_is_remembered() -> None:
         optimizer.step(closure)
         positions.append(point.detach().clone())
     state = optimizer.state[point]
-    torch.testing.assert_close(state["basis"][0], positions[1] - positions[0])
+    torch.testing.assert_close(state["basis"][0, 0], positions[1] - positions[0])
 
 
 def valley(
@@ -73,11 +74,15 @@ def valley(
     return point, descend(point, optimizer, steps)
 
 
+def rosenbrock(point: torch.Tensor) -> torch.Tensor:
+    bends = point[1:] - point[:-1].square()
+    return (20 * bends.square()).sum() + (1 - point).square().sum()
+
+
 def descend(point: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        bends = point[1:] - point[:-1].square()
-        loss = (20 * bends.square()).sum() + (1 - point).square().sum()
+        loss = rosenbrock(point)
         loss.backward()
         return loss
 
@@ -110,7 +115,7 @@ def test_scaling_by_the_mean_is_a_multiple_of_that_of_all_pairs() -> None:
             loss = step(closure)
             assert point.grad is not None
             seen.append((before, point.grad.clone(), point.detach() - before))
-            factors.append(optimizer.state[point]["factor"])
+            factors.append(float(optimizer.state[point]["factor"]))
             return loss
 
         optimizer.step = watched  # type: ignore[method-assign, assignment]
@@ -139,7 +144,7 @@ def test_factor_of_the_mean_is_halved_by_a_loss_that_rises_and_grows_back() -> N
             return torch.tensor(loss)
 
         optimizer.step(closure)
-        factors.append(optimizer.state[point]["factor"])
+        factors.append(float(optimizer.state[point]["factor"]))
     assert factors == [2, 2, 1, 0.5, 0.25, 0.25, 0.3125, 0.390625]
 
 
@@ -179,6 +184,99 @@ def test_run_goes_on_from_a_kept_state_to_the_bit() -> None:
     optimizer.load_state_dict(kept["optimizer"])
     assert descend(resumed, optimizer, 9) == losses[11:]
     assert torch.equal(resumed, expected)
+
+
+def recorded(work: Callable[[], None], _: int) -> tuple[Callable[[], None], None]:
+    """Records as a CUDA graph does: to record is not to do."""
+    return work, None
+
+
+@pytest.mark.parametrize("scaling", ["newest", "mean"])
+def test_steps_as_a_gpu_takes_them_are_the_same(scaling: Any) -> None:
+    def make(point: torch.Tensor) -> LBFGS:
+        optimizer = LBFGS(point, 0.3, scaling=scaling, **EXACT)
+        optimizer.recorder = recorded
+        return optimizer
+
+    expected, losses = valley(lambda p: LBFGS(p, 0.3, scaling=scaling, **EXACT), 30)
+    found, by_replays = valley(make, 30)
+    torch.testing.assert_close(torch.tensor(by_replays), torch.tensor(losses), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"scaling": "mean", "tolerance_grad": 1e-9}])
+def test_what_is_recorded_asks_nothing_of_its_device(options: dict[str, Any]) -> None:
+    """Tensors without values know no answer."""
+    points = torch.empty((2, 3, 8), device="meta", requires_grad=True)
+    optimizer = LBFGS(points, losses=lambda: torch.empty(2, device="meta"), **options)
+    optimizer.recorder = recorded
+
+    def closure() -> torch.Tensor:
+        points.grad = torch.empty_like(points)
+        return torch.empty((), device="meta")
+
+    for _ in range(4):
+        optimizer.step(closure)
+    assert optimizer._again
+    with pytest.raises(RuntimeError, match="meta"):
+        int(optimizer.state[points]["stays"][0])
+
+
+@pytest.mark.parametrize("recorder", [None, recorded])
+def test_members_have_nothing_in_common(recorder: Any) -> None:
+    """Three valleys of which one is concave at first, one begins at its ground."""
+    starts = torch.stack([torch.linspace(a, b, 40) for a, b in ((-1, 1), (1, 1), (0.4, -2))])
+    starts = starts.double()
+
+    def losses(points: torch.Tensor) -> torch.Tensor:
+        return torch.stack([rosenbrock(point) for point in points])
+
+    def run(starts: torch.Tensor) -> torch.Tensor:
+        points = starts.clone().requires_grad_()
+        optimizer = LBFGS(points, 0.2, losses=lambda: losses(points).detach(), **EXACT)
+        optimizer.recorder = recorder
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = losses(points).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(25):
+            optimizer.step(closure)
+        return points.detach()
+
+    together = run(starts)
+    for index in range(3):
+        alone = run(starts[index : index + 1])[0]
+        torch.testing.assert_close(together[index], alone, rtol=1e-6, atol=1e-6)
+    assert torch.equal(together[1], starts[1])
+    assert not torch.allclose(together[2], starts[2], atol=0.1)
+
+
+def test_member_goes_on_alone_where_it_was() -> None:
+    points = torch.stack([torch.linspace(-1, 1, 60), torch.linspace(0, 1, 60)]).double()
+    points = points.requires_grad_()
+
+    def totals() -> torch.Tensor:
+        return torch.stack([rosenbrock(point) for point in points])
+
+    optimizer = LBFGS(points, losses=lambda: totals().detach(), **EXACT)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = totals().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(9):
+        optimizer.step(closure)
+    point = points[1].detach().clone().requires_grad_()
+    alone = optimizer.alone(1, point)
+    descend(point, alone, 5)
+    for _ in range(5):
+        optimizer.step(closure)
+    torch.testing.assert_close(point, points[1], rtol=1e-6, atol=1e-6)
 
 
 def test_gradient_of_zero_moves_nothing() -> None:

@@ -19,7 +19,7 @@ from pipeline.recording import Evaluation, Evaluator, Recorded
 from pipeline.vgg import down_to
 
 
-def imitated(evaluate: Callable[[], Evaluation]) -> tuple[Callable[[], None], Evaluation]:
+def imitated(evaluate: Callable[[], Evaluation], _: int) -> tuple[Callable[[], None], Evaluation]:
     """Records as a CUDA graph does: each replay leaves its results in the same memory."""
     losses, gradient = evaluate()
     results = {name: loss.clone() for name, loss in losses.items()}, gradient.clone()
@@ -125,4 +125,6 @@ def test_recording_that_does_not_follow_its_image_is_refused(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
     with pytest.raises(RuntimeError, match=r"a replay is .* off"):
-        Recorded(objective(weights, images), images[1], lambda evaluate: (lambda: None, evaluate()))
+        Recorded(
+            objective(weights, images), images[1], lambda evaluate, _: (lambda: None, evaluate())
+        )
