@@ -10,6 +10,10 @@ from torch import Tensor
 from pipeline.sums import total
 
 
+BLOCKS = 8
+"""In which sums of rows are computed."""
+
+
 class Basis:
     """Steps s, differences y of gradients, and the gradient, of each member.
 
@@ -45,9 +49,14 @@ class Basis:
 
     def along(self, coefficients: Tensor) -> Tensor:
         """Returns the sum of each member's rows, each so many times, (members, values)."""
-        sums = torch.empty_like(self.gradient)
+        sums = self.rows.new_empty(self.gradient.shape)
+        whole = sums.shape[1] // BLOCKS * BLOCKS
         for rows, each, out in zip(self.rows, coefficients.to(sums), sums, strict=True):
-            torch.mv(rows.T, each, out=out)
+            # A CPU would give a product with a vector to one of its threads.
+            blocks = rows[:, :whole].unflatten(1, (BLOCKS, whole // BLOCKS)).transpose(0, 1)
+            in_blocks = out[:whole].view(BLOCKS, 1, -1)
+            torch.bmm(each.expand(BLOCKS, 1, -1), blocks, out=in_blocks)
+            torch.mv(rows[:, whole:].T, each, out=out[whole:])
         return sums
 
     def norms(self, vectors: Tensor) -> Tensor:
@@ -84,6 +93,10 @@ class UnaskedBasis(Basis):
             for vectors in (self.difference, self.gradient)
         ]
         return found[0], found[1]
+
+    def along(self, coefficients: Tensor) -> Tensor:
+        found = zip(self.rows, coefficients.to(self.rows), strict=True)
+        return torch.stack([torch.mv(rows.T, each) for rows, each in found])
 
     def norms(self, vectors: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(vectors, 1, dim=1)
