@@ -133,7 +133,8 @@ def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None
     for key, value in text.items():
         chunks.add_itxt(key, value)
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=chunks)
+        # A higher level takes twice as long, and such pictures are as large then: see "Speed".
+        picture.save(temporary, format="PNG", pnginfo=chunks, compress_level=1)
 
 
 def read_text(path: Path) -> dict[str, str]:
