@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from pipeline.sums import total
 
-
 BLOCKS = 8
-"""In which sums of rows are computed."""
+"""Parts of the values, by which a CPU's threads share a sum of rows."""
 
 
 class Basis:
@@ -52,7 +49,7 @@ class Basis:
         sums = self.rows.new_empty(self.gradient.shape)
         whole = sums.shape[1] // BLOCKS * BLOCKS
         for rows, each, out in zip(self.rows, coefficients.to(sums), sums, strict=True):
-            # A CPU would give a product with a vector to one of its threads.
+            # A product of a matrix and a vector would be one thread's.
             blocks = rows[:, :whole].unflatten(1, (BLOCKS, whole // BLOCKS)).transpose(0, 1)
             in_blocks = out[:whole].view(BLOCKS, 1, -1)
             torch.bmm(each.expand(BLOCKS, 1, -1), blocks, out=in_blocks)
@@ -87,12 +84,8 @@ class UnaskedBasis(Basis):
 
     def products(self) -> tuple[Tensor, Tensor]:
         self._write(self.places, self.difference)
-        # One vector at a time: both at once take up to three times as long.
-        found = [
-            torch.stack([torch.mv(rows, vector) for rows, vector in self._with(vectors)])
-            for vectors in (self.difference, self.gradient)
-        ]
-        return found[0], found[1]
+        # One after the other: both at once take up to three times as long.
+        return self._products(self.difference), self._products(self.gradient)
 
     def along(self, coefficients: Tensor) -> Tensor:
         found = zip(self.rows, coefficients.to(self.rows), strict=True)
@@ -107,13 +100,16 @@ class UnaskedBasis(Basis):
         self._write(0, step)
         values.add_(step)
 
-    def _with(self, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.rows, vectors, strict=True)
+    def _products(self, vectors: Tensor) -> Tensor:
+        pairs = zip(self.rows, vectors, strict=True)
+        return torch.stack([torch.mv(rows, vector) for rows, vector in pairs])
 
     def _write(self, after: int, vectors: Tensor) -> None:
         """Puts a vector of each member into its spare place, counted from the row ``after``."""
+        # In deterministic mode torch would sort the places, as if two vectors might go to the same.
         mode = torch.get_deterministic_debug_mode()
-        # In which torch sorts the places first, as if two vectors might go to the same.
         torch.set_deterministic_debug_mode("default")
-        self.rows.flatten(0, 1).index_copy_(0, self.begins + after + self.spare, vectors)
-        torch.set_deterministic_debug_mode(mode)
+        try:
+            self.rows.flatten(0, 1).index_copy_(0, self.begins + after + self.spare, vectors)
+        finally:
+            torch.set_deterministic_debug_mode(mode)

@@ -65,10 +65,10 @@ def remember(known: Curvature, products: Tensor) -> None:
     inverse, differences, curvatures = (
         known[name] for name in ("inverse", "differences", "curvatures")
     )
-    places = curvatures.shape[1]
-    with_steps, with_differences, _ = torch.split(products.to(inverse), [places, places, 1], 1)
-    places_all = torch.arange(places, device=inverse.device)
-    new = places_all == known["spare"][:, None]
+    count = curvatures.shape[1]
+    with_steps, with_differences, _ = torch.split(products.to(inverse), [count, count, 1], 1)
+    places = torch.arange(count, device=inverse.device)
+    new = places == known["spare"][:, None]
     found = with_steps.gather(1, known["spare"][:, None])
     curved = found > CURVED
     # Of a triangular matrix with a column more, the inverse has a column more: R⁻¹ stays.
@@ -79,8 +79,8 @@ def remember(known: Curvature, products: Tensor) -> None:
     differences.copy_(torch.where(new[:, None], with_differences[:, :, None], rows))
     curvatures.copy_(torch.where(new, found.masked_fill(~curved, 0), curvatures))
     # The next place after a pair that is kept has the oldest, which goes: so do its row and column.
-    known["spare"].add_(curved[:, 0]).remainder_(places)
-    oldest = places_all == known["spare"][:, None]
+    known["spare"].add_(curved[:, 0]).remainder_(count)
+    oldest = places == known["spare"][:, None]
     inverse.masked_fill_(oldest[:, None] | oldest[:, :, None], 0)
     curvatures.masked_fill_(oldest, 0)
 
@@ -110,9 +110,9 @@ def direction(known: Curvature, products: Tensor, by_mean: bool) -> Direction:
         by_mean: γ is ``factor`` times the mean over the pairs; else that of the newest pair.
     """
     inverse, curvatures = known["inverse"], known["curvatures"]
-    places = curvatures.shape[1]
+    count = curvatures.shape[1]
     products = products.to(inverse)
-    with_steps, with_differences, _ = torch.split(products, [places, places, 1], 1)
+    with_steps, with_differences, _ = torch.split(products, [count, count, 1], 1)
     scale = _scale(known, by_mean)
     of_differences = _times(inverse, with_steps)
     inner = _times(known["differences"], of_differences) - with_differences

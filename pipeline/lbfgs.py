@@ -95,6 +95,7 @@ class LBFGS(torch.optim.Optimizer):
         super().__init__([parameter], options)
         self.parameter, self.losses = parameter, losses
         self.members = len(parameter) if losses else 1
+        # Of a GPU nothing is asked, and what asks nothing can be recorded.
         self.recorder = cuda_graph if parameter.is_cuda else None
         self._basis: Basis | None = None
         self._latest = torch.zeros(self.members, dtype=parameter.dtype, device=parameter.device)

@@ -52,10 +52,6 @@ def test_total_takes_any_layout_and_can_be_differentiated() -> None:
     assert torch.equal(maps.grad, torch.full_like(maps, 3))
 
 
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "AVX512",
-    reason="matrix products were tried without AVX-512 only",
-)
 @pytest.mark.parametrize("scaling", ["newest", "mean"])
 def test_steps_of_lbfgs_are_the_same_with_any_number_of_threads(scaling: str) -> None:
     target, curved = uneven(60_000), torch.logspace(0, 2, 60_000)
