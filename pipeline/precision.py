@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -20,9 +21,14 @@ def fastest_precision(device: torch.device) -> Precision:
     """
     if device.type == "cuda":
         return "bf16" if gpu_has_bf16() else "tf32"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
+
+
+@cache
+def cpu_has_bf16() -> bool:
+    """Returns whether the processor multiplies bfloat16, and does not only imitate it."""
     abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    multiplies = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
-    return "bf16" if device.type == "cpu" and multiplies else "float32"
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def gpu_has_bf16() -> bool:

@@ -7,11 +7,13 @@ import torch
 from torch.nn import functional
 
 from pipeline.operations import (
+    gram_matrices,
     kept_for_relu,
     pooled,
     pooled_back_through_relu,
     spread_through_relu,
 )
+from pipeline.precision import cpu_has_bf16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -35,3 +37,17 @@ def test_way_back_through_average_pooling_and_relu(
     in_one = spread_through_relu(gradient, kept)
     assert torch.equal(in_one, wanted)
     assert in_one.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="the processor does not multiply bfloat16")
+@pytest.mark.parametrize("size", [(16, 60, 80), (64, 192, 256), (512, 12, 16)])
+def test_gram_matrix_of_bfloat16_has_seventeen_bits(size: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn((2, *size), generator=generator).relu().bfloat16()
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    found = gram_matrices(maps)
+    flat = maps.double().flatten(2)
+    expected = flat @ flat.mT / flat.shape[2]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=0)
+    assert torch.equal(found, found.mT)
