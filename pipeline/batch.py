@@ -74,7 +74,6 @@ class _Trainer:
     callbacks: Sequence[pl.Callback]
     loggers: Sequence[Logger] = ()
     should_stop: bool = False
-    received_sigterm: bool = False
 
     @property
     def optimizers(self) -> list[LBFGS]:

@@ -38,7 +38,7 @@ class FrozenFeatures(nn.Module):
         pooling: ``avg`` or ``max``.
         precision: of the convolutions. ``float32``; ``tf32``: on a GPU 10 bits of mantissa inside;
             ``bf16``: activations of 8 bits. In all of them Gram matrices are float32 (by a CPU of
-            bfloat16 to 17 bits of it), and so is the first layer: to round its input would be to
+            bfloat16 to two millionths), and so is the first layer: to round its input would be to
             round away the small steps near a minimum.
         device: where it computes, and what its convolutions are chosen for.
     """

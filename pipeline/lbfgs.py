@@ -38,7 +38,7 @@ class LBFGS(torch.optim.Optimizer):
     rows alone (Chen et al. 2014, "Large-scale L-BFGS using MapReduce"): a product with the matrix
     brings those with the newest rows, a few small ones tell how much of each row to take
     (``curvature``), and another product with the matrix makes the direction. Without a line search
-    no step waits for a GPU, which takes all of it but the gradient's receipt by one launch.
+    no step waits for a CUDA GPU, where all but the gradient's receipt is one launch.
 
     The tensor may hold several problems, its members, which have nothing in common but the options.
 

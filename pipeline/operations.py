@@ -13,6 +13,8 @@ from pipeline.precision import cpu_has_bf16, has_cudnn
 
 POSITIONS = 2**14
 """How many positions are gone through at a time on a CPU: what its cache holds."""
+PART = 1024
+"""How many are added up at a time where Gram matrices are products in bfloat16."""
 
 
 def _by_position(maps: Tensor) -> Tensor:
@@ -46,14 +48,22 @@ def _gram_matrix(maps: Tensor) -> Tensor:
 
 
 def _gram_in_two(positions: Tensor) -> Tensor:
-    """Returns it of (M, C) values, to 17 bits, without a product in float32.
+    """Returns it of (M, C) values, to two millionths, without a product in float32.
 
     A processor that multiplies bfloat16 adds up in float32 and rounds once, at the end. So the sum
-    less what it was rounded to can be had too: float32 takes four times as long.
+    less what it was rounded to can be had too: float32 takes four times as long. Sums of so many
+    positions as ``PART`` are one thread's; larger ones may be shared out, and rounded otherwise.
     """
-    rough = torch.mm(positions.T, positions)
-    rest = torch.addmm(rough, positions.T, positions, beta=-1)
-    return (rough.float() + rest.float()) / len(positions)
+    whole = len(positions) // PART * PART
+    parts = positions[:whole].view(whole // PART, PART, positions.shape[1])
+    return (_summed_in_two(parts) + _summed_in_two(positions[None, whole:])) / len(positions)
+
+
+def _summed_in_two(parts: Tensor) -> Tensor:
+    """Returns the sum of the products of (N, M, C) values with themselves, (C, C) float32."""
+    rough = torch.bmm(parts.mT, parts)
+    rest = torch.baddbmm(rough, parts.mT, parts, beta=-1)
+    return rough.sum(0, dtype=torch.float32) + rest.sum(0, dtype=torch.float32)
 
 
 def add_gram_gradient(gradient: Tensor | None, of_grams: Tensor, maps: Tensor) -> Tensor:

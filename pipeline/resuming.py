@@ -113,12 +113,13 @@ class Keeping(Saving):
         if history.course.diverged:
             return  # from the one before it comes to the same, and has its best image
         begin = time.monotonic()
+        optimizers = trainer.optimizers  # of a member of a batch it is a copy
         state = {
             "stage": history.stage,
             "before": history.before,
             "start": self.start,
             "pixels": module.pixels.detach().clone(),  # a view would bring all that it is of
-            "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else {},
+            "optimizer": optimizers[0].state_dict() if optimizers else {},
             "counts": module.counts,
             "precision": module.objective.features.precision,
             "refinement": _the(trainer, Refinement).progress,

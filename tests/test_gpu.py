@@ -202,3 +202,31 @@ def test_steps_of_lbfgs_are_torchs() -> None:
             optimizer.step(closure)
         paths.append(point.detach().clone())
     torch.testing.assert_close(*paths, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_deterministic")
+def test_lbfgs_goes_on_from_a_kept_state_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first steps in a process are no replays, those of the run that was not stopped are."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    slopes = torch.logspace(-2, 0, 3000, device="cuda")
+
+    def descend(point: Tensor, optimizer: LBFGS, steps: int) -> None:
+        def closure() -> Tensor:
+            point.grad = slopes * point.detach().sinh()
+            return (slopes * point.detach().cosh()).sum()
+
+        for _ in range(steps):
+            optimizer.step(closure)
+
+    def begin() -> Tensor:
+        return torch.linspace(-1, 1, 3000, device="cuda").requires_grad_()
+
+    whole, stopped = begin(), begin()
+    descend(whole, LBFGS(whole, history_size=5, scaling="mean"), 20)
+    optimizer = LBFGS(stopped, history_size=5, scaling="mean")
+    descend(stopped, optimizer, 11)
+    resumed = stopped.detach().clone().requires_grad_()
+    other = LBFGS(resumed, history_size=5, scaling="mean")
+    other.load_state_dict(optimizer.state_dict())
+    descend(resumed, other, 9)
+    assert torch.equal(resumed, whole)

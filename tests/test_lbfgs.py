@@ -222,18 +222,20 @@ def test_what_is_recorded_asks_nothing_of_its_device(options: dict[str, Any]) ->
         int(optimizer.state[points]["stays"][0])
 
 
+@pytest.mark.parametrize("scaling", ["newest", "mean"])
 @pytest.mark.parametrize("recorder", [None, recorded])
-def test_members_have_nothing_in_common(recorder: Any) -> None:
-    """Three valleys of which one is concave at first, one begins at its ground."""
+def test_members_have_nothing_in_common(recorder: Any, scaling: Any) -> None:
+    """Three valleys of which one begins at its ground; what raised a loss halves its factor."""
     starts = torch.stack([torch.linspace(a, b, 40) for a, b in ((-1, 1), (1, 1), (0.4, -2))])
     starts = starts.double()
 
     def losses(points: torch.Tensor) -> torch.Tensor:
         return torch.stack([rosenbrock(point) for point in points])
 
-    def run(starts: torch.Tensor) -> torch.Tensor:
+    def run(starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         points = starts.clone().requires_grad_()
-        optimizer = LBFGS(points, 0.2, losses=lambda: losses(points).detach(), **EXACT)
+        options = {**EXACT, "scaling": scaling, "losses": lambda: losses(points).detach()}
+        optimizer = LBFGS(points, 0.2, **options)
         optimizer.recorder = recorder
 
         def closure() -> torch.Tensor:
@@ -244,12 +246,14 @@ def test_members_have_nothing_in_common(recorder: Any) -> None:
 
         for _ in range(25):
             optimizer.step(closure)
-        return points.detach()
+        return points.detach(), optimizer.state[points]["factor"]
 
-    together = run(starts)
+    together, factors = run(starts)
     for index in range(3):
-        alone = run(starts[index : index + 1])[0]
-        torch.testing.assert_close(together[index], alone, rtol=1e-6, atol=1e-6)
+        alone, factor = run(starts[index : index + 1])
+        torch.testing.assert_close(together[index], alone[0], rtol=1e-6, atol=1e-6)
+        assert factors[index] == factor
+    assert len(set(factors.tolist())) > 1
     assert torch.equal(together[1], starts[1])
     assert not torch.allclose(together[2], starts[2], atol=0.1)
 
@@ -261,7 +265,8 @@ def test_member_goes_on_alone_where_it_was() -> None:
     def totals() -> torch.Tensor:
         return torch.stack([rosenbrock(point) for point in points])
 
-    optimizer = LBFGS(points, losses=lambda: totals().detach(), **EXACT)
+    options = {**EXACT, "scaling": "mean", "losses": lambda: totals().detach()}
+    optimizer = LBFGS(points, **options)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -273,6 +278,7 @@ def test_member_goes_on_alone_where_it_was() -> None:
         optimizer.step(closure)
     point = points[1].detach().clone().requires_grad_()
     alone = optimizer.alone(1, point)
+    assert optimizer.state[points]["factor"].tolist() != [2, 2]
     descend(point, alone, 5)
     for _ in range(5):
         optimizer.step(closure)

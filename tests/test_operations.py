@@ -41,7 +41,7 @@ def test_way_back_through_average_pooling_and_relu(
 
 @pytest.mark.skipif(not cpu_has_bf16(), reason="the processor does not multiply bfloat16")
 @pytest.mark.parametrize("size", [(16, 60, 80), (64, 192, 256), (512, 12, 16)])
-def test_gram_matrix_of_bfloat16_has_seventeen_bits(size: tuple[int, int, int]) -> None:
+def test_gram_matrix_of_bfloat16_is_nearly_float32(size: tuple[int, int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn((2, *size), generator=generator).relu().bfloat16()
     maps = maps.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lbfgs import LBFGS
+from pipeline.operations import gram_matrices
 from pipeline.sums import ROW, total
 
 THREADS = 1, 2, 3, 4, 7
@@ -50,6 +52,17 @@ def test_total_takes_any_layout_and_can_be_differentiated() -> None:
     total(maps * 3).backward()
     assert maps.grad is not None
     assert torch.equal(maps.grad, torch.full_like(maps, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(64, 256, 256), (128, 128, 128), (64, 181, 240), (96, 24, 31)])
+def test_gram_matrix_is_the_same_with_any_number_of_threads(
+    size: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    maps = uneven(2 * 64 * 2**16)[: math.prod(size)].view(1, *size).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    first, *others = by_threads(lambda: gram_matrices(maps))
+    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("scaling", ["newest", "mean"])
