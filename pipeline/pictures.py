@@ -133,7 +133,7 @@ def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None
     for key, value in text.items():
         chunks.add_itxt(key, value)
     with replacing(path) as temporary:
-        # A higher level takes twice as long, and such pictures are as large then: see "Speed".
+        # A higher level takes twice as long, and such pictures are as large then.
         picture.save(temporary, format="PNG", pnginfo=chunks, compress_level=1)
 
 
