@@ -38,12 +38,7 @@ ALIKE: dict[str, dict[str, Any]] = {
     "first": {"content": "chelsea", "style": "gravel", "seed": 1, "content_weight": 1.0},
     "second": {"content": "chelsea", "style": "coffee", "init": "content"},
     "short": {"content": "chelsea", "style": "gravel", "seed": 4, "evaluations": 13},
-    "smooth": {
-        "content": "chelsea",
-        "style": "gravel",
-        "range_weight": 0,
-        "variation_weight": 1.0,
-    },
+    "smooth": {"content": "chelsea", "style": "gravel", "range_weight": 0, "variation_weight": 1.0},
 }
 
 
@@ -176,9 +171,9 @@ def test_one_that_stops_early_or_diverges_is_as_it_would_be_alone(
     note = StyleTransfer.note
 
     def spoilt(self: StyleTransfer, evaluated: Tensor, losses: dict[str, Tensor]) -> None:
-        if self.objective.content_weight == ALIKE["first"]["content_weight"]:
-            odd = {6: float("nan")}.get(self.evaluations, 1.0)
-            losses = {**losses, "total": losses["total"] * odd}
+        first = self.objective.content_weight == ALIKE["first"]["content_weight"]
+        if first and self.evaluations == 6:
+            losses = {**losses, "total": losses["total"] * float("nan")}
         note(self, evaluated, losses)
 
     monkeypatch.setattr(StyleTransfer, "note", spoilt)

@@ -173,7 +173,7 @@ def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatc
         ("cpu", True, ["a c e", "b d"]),
     ],
 )
-def test_processes_on_a_gpu_have_neighbours_and_are_told_of_all(
+def test_processes_on_a_gpu_have_neighbours_and_are_told_which_have_no_results(
     device: str, here: bool, shares: list[str], prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
