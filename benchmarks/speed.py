@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.batch import batch
 from benchmarks.loss import SETTINGS, loss
 from benchmarks.memory import run_memory
 from benchmarks.overhead import overhead
@@ -179,7 +178,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "loss-noise": partial(loss, "noise"),
 }
 if torch.cuda.is_available():
-    PARTS |= {"picture": picture, "batch": batch}
+    PARTS |= {"picture": picture}
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def tables(results: Mapping[str, Any], kind: str) -> str:
         "scaling": _scaling,
     }
     if kind == "-gpu":
-        makers |= {"picture": _picture, "batch": _batch}
+        makers |= {"picture": _picture}
     for init in ("content", "noise"):
         sizes = [int(key.rpartition("-")[2]) for key in results if key.startswith(f"loss-{init}-")]
         for size in sorted(sizes):
@@ -243,28 +243,6 @@ def _picture(found: list[dict[str, Any]]) -> list[str]:
         "limit is that in bf16, as above.",
         "",
         *_table(columns, rows),
-    ]
-
-
-def _batch(found: list[dict[str, Any]]) -> list[str]:
-    counts = [key for key in found[0] if key not in ("size", "alone")]
-    rows = [
-        [
-            row["size"],
-            f"{row['alone']:.3g}",
-            *(f"{row[count]:.3g}" for count in counts),
-            f"{row['alone'] / row[counts[-1]]:.1f}",
-        ]
-        for row in found
-    ]
-    columns = ["size", "alone, s", *(f"in a batch of {count}, s" for count in counts)]
-    return [
-        "## Batch",
-        "",
-        "Seconds a picture of 200 evaluations by VGG-19 from noise, with history, intermediates "
-        "and checkpoints, in one process.",
-        "",
-        *_table([*columns, "times as fast"], rows),
     ]
 
 

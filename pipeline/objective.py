@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -68,9 +68,7 @@ class Objective(nn.Module):
         self.content_weights, self.style_weights = dict(content_layers), dict(style_layers)
         self.content_weight, self.style_weight = content_weight, style_weight
         self.variation_weight, self.range_weight = variation_weight, range_weight
-        self.with_variation, self.with_range = bool(variation_weight), bool(range_weight)
         self.content_loss, self.style_loss = CONVENTIONS[convention]
-        self.total_variation, self.out_of_range = total_variation, out_of_range
         with torch.no_grad():
             contents, _ = features(content_image, content_layers, [])
             _, grams = features(style_image, [], style_layers)
@@ -97,10 +95,10 @@ class Objective(nn.Module):
         content = self.content_weight * _weighted(content_layers, self.content_weights, image)
         style = self.style_weight * _weighted(style_layers, self.style_weights, image)
         variation, beyond = image.new_zeros(()), image.new_zeros(())
-        if self.with_variation:
-            variation = self.variation_weight * self.total_variation(image)
-        if self.with_range:
-            beyond = self.range_weight * self.out_of_range(image)
+        if self.variation_weight:
+            variation = self.variation_weight * total_variation(image)
+        if self.range_weight:
+            beyond = self.range_weight * out_of_range(image)
         total = content + style + variation + beyond
         return Losses(total, content, style, variation, beyond, content_layers, style_layers)
 
@@ -125,46 +123,6 @@ class Objective(nn.Module):
         factors += [self.style_weight * self.style_weights[name] for name in style]
         weighted = [factor * loss for factor, loss in zip(factors, own, strict=True)]
         return dict(zip(self.names, [*terms, *own, *weighted], strict=True))
-
-
-class Objectives(Objective):
-    """The objectives of several images, each its own, evaluated as one batch.
-
-    ``forward`` takes the images as (N, 3, H, W), and every loss has a value for each, (N,).
-
-    Args:
-        members: of images of one size, with the same network, layers and convention; weights and
-            targets may differ.
-    """
-
-    def __init__(self, members: Sequence[Objective]) -> None:
-        nn.Module.__init__(self)
-        first = members[0]
-        self.features = first.features
-        self.content_loss = torch.vmap(first.content_loss, in_dims=(0, 0, None))
-        self.style_loss = torch.vmap(first.style_loss, in_dims=(0, 0, None))
-        self.total_variation = torch.vmap(total_variation)
-        self.out_of_range = torch.vmap(out_of_range)
-        self.with_variation = any(member.with_variation for member in members)
-        self.with_range = any(member.with_range for member in members)
-        device = first.features.get_buffer("mean").device
-
-        def of_each(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-        for name in ("content_weight", "style_weight", "variation_weight", "range_weight"):
-            setattr(self, name, of_each([getattr(member, name) for member in members]))
-        for name in ("content_weights", "style_weights"):
-            each = [getattr(member, name) for member in members]
-            setattr(self, name, {layer: of_each([w[layer] for w in each]) for layer in each[0]})
-        for name, _ in first.named_buffers(recurse=False):
-            targets = torch.cat([member.get_buffer(name) for member in members])
-            self.register_buffer(name, targets, persistent=False)
-
-    def named(self, losses: Losses) -> dict[str, Tensor]:
-        """Returns one evaluation as ``Objective.named`` does, every value (N,)."""
-        count = len(losses.total)
-        return {name: value.expand(count) for name, value in super().named(losses).items()}
 
 
 def _weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float], image: Tensor) -> Tensor:

@@ -15,9 +15,6 @@ from pipeline import paths
 from pipeline.files import write_json
 from pipeline.schema import CataloguedImage, Experiment, Params
 
-TOGETHER = "STYLE_TRANSFER_TOGETHER"
-"""Names, in the environment, the experiments without results that a process of DVC is going to run,
-in this order."""
 _IMAGES, _EXPERIMENTS = paths.PLAN / "images.json", paths.PLAN / "experiments"
 
 

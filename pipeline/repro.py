@@ -14,14 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pipeline import paths
 from pipeline.cells import read_cells
 from pipeline.errors import UserError, command_line
 from pipeline.params import PARAMS_FILE, read_params
-from pipeline.plans import TOGETHER
 from pipeline.schema import Experiment
 from pipeline.status import read_failure
 
@@ -59,7 +58,7 @@ def repro(jobs: int | None = None) -> int:
         experiments = missing
         jobs = _fitting(experiments) if len(experiments) > 1 else 1
     if experiments and (jobs > 1 or status):
-        _side_by_side(experiments, min(jobs, len(experiments)), missing)
+        _side_by_side(experiments, min(jobs, len(experiments)))
     return status or _dvc("repro")  # what is left, or failed, and the report
 
 
@@ -100,29 +99,21 @@ def _dvc(*arguments: str) -> int:
     return subprocess.run([*DVC, *arguments], check=False).returncode
 
 
-def _side_by_side(experiments: dict[str, Experiment], jobs: int, missing: Collection[str]) -> None:
-    """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its.
-
-    Where some may be computed as a batch each process has neighbours, which are often alike, and is
-    told which of them have no results: the first may run others along (``pipeline.together``).
-    """
+def _side_by_side(experiments: dict[str, Experiment], jobs: int) -> None:
+    """Has ``jobs`` processes of DVC run the experiments. One that fails leaves the rest of its."""
     command = *DVC, "--wait-for-lock", "repro", "--quiet", "--single-item"
     # Progress bars of several would draw over each other: a terminal that cannot has none.
     settings = {"OMP_NUM_THREADS": str(max(1, _cores() // jobs)), "TERM": "dumb"}
     print(f"{jobs} experiments at a time", flush=True)
     signal.signal(signal.SIGTERM, _terminated)
-    names, batches = list(experiments), _any_in_a_batch(experiments)
-    ends = [len(names) * job // jobs for job in range(jobs + 1)]
-    workers = []
-    for job in range(jobs):
-        share = names[ends[job] : ends[job + 1]] if batches else names[job::jobs]
-        together = {TOGETHER: " ".join(n for n in share if n in missing)} if batches else {}
-        workers.append(
-            subprocess.Popen(
-                [*command, *(f"stylize@{name}" for name in share)],
-                env={**os.environ, **settings, **together},
-            )
+    names = list(experiments)
+    workers = [
+        subprocess.Popen(
+            [*command, *(f"stylize@{name}" for name in names[job::jobs])],
+            env={**os.environ, **settings},
         )
+        for job in range(jobs)
+    ]
     try:
         for worker in workers:
             worker.wait()
@@ -133,13 +124,6 @@ def _side_by_side(experiments: dict[str, Experiment], jobs: int, missing: Collec
     finally:  # after an interrupt, which they got too
         for worker in workers:
             worker.wait()
-
-
-def _any_in_a_batch(experiments: dict[str, Experiment]) -> bool:
-    import torch
-
-    free = any(not each.deterministic and each.device != "cpu" for each in experiments.values())
-    return free and torch.cuda.is_available()
 
 
 def _terminated(number: int, _: Any) -> NoReturn:

@@ -28,8 +28,8 @@ FLOORS = [
     {"course", "progress", "problem", "measures", "media"},
     {"callbacks"},
     {"training", "resuming", "pages"},
-    {"search", "batch"},
-    {"together", "repro"},
+    {"search"},
+    {"repro"},
     {
         f"stages.{name}"
         for name in ("code", "plan", "fetch", "backbone", "stylize", "report", "distil")
@@ -115,7 +115,7 @@ def test_rooms_stay_small(module: str) -> None:
 def test_the_core_runs_without_tracking_and_validation() -> None:
     """A GPU machine may have torch and Lightning and nothing else."""
     blocked = "wandb", "dvc", "pydantic", "pooch", "jinja2"
-    modules = "losses", "vgg", "weights", "objective", "images", "pictures", "training", "batch"
+    modules = "losses", "vgg", "weights", "objective", "images", "pictures", "training"
     code = "import sys; sys.modules.update(dict.fromkeys({!r})); import {}".format(
         blocked, ", ".join(f"pipeline.{name}" for name in modules)
     )

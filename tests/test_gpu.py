@@ -9,17 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.batch import Member, fit_together
 from pipeline.callbacks import Refinement
-from pipeline.checkpoints import Checkpoints
 from pipeline.frozen import FrozenFeatures
 from pipeline.lbfgs import LBFGS
-from pipeline.module import MID_GREY, StyleTransfer
+from pipeline.module import StyleTransfer
 from pipeline.objective import Objective
 from pipeline.precision import Precision
 from pipeline.recording import Recorded, quickest
-from pipeline.resuming import Keeping
-from pipeline.training import fit, watchers
+from pipeline.training import fit
 from pipeline.vgg import down_to
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -145,40 +142,6 @@ def test_every_precision_evaluates_what_a_cpu_does(
     (expected, right), (total, gradient) = found
     assert abs(total - expected) < off * expected
     assert (gradient - right).norm() < off * right.norm()
-
-
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_batch_comes_to_what_each_would_alone(
-    precision: Precision,
-    weights: dict[str, Tensor],
-    images: tuple[Tensor, Tensor],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    first = objective_on("cuda", weights, images, precision)
-    objectives = [first, objective_on("cuda", weights, images[::-1], precision)]
-    members, alone = [], []
-    for number, objective in enumerate(objectives):
-        objective.features = first.features
-        module = StyleTransfer(objective, images[number].flip(3), {"history_size": 5})
-        fit(module, name="alone", folder=Path("alone"), evaluations=10)
-        alone.append(module.image.detach().cpu())
-        module = StyleTransfer(objective, images[number].flip(3), {"history_size": 5})
-        folder, checkpoints = Path(str(number)), Checkpoints(str(number), 16 * "0")
-        watching = watchers(folder, 10, [5], exact=lambda: first)
-        members.append(Member(module, watching, Keeping(checkpoints, 60, images[0], folder)))
-    fit_together(members, 10)
-    assert "not recorded" not in capsys.readouterr().out
-    for member, expected, objective in zip(members, alone, objectives, strict=True):
-        kept = member.keeping.checkpoints.load()
-        assert kept is not None
-        assert kept.state["counts"]["evaluations"] == 10
-        assert set(kept.files) == {"history.csv", "intermediates/00005.png"}
-        image = kept.state["pixels"] / member.module.scale + MID_GREY
-        found, wanted = (float(objective(x.to("cuda")).total) for x in (image, expected))
-        assert found == pytest.approx(wanted, rel=0.02)
 
 
 def test_steps_of_lbfgs_are_torchs() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline import recording
 from pipeline.frozen import FrozenFeatures
 from pipeline.module import StyleTransfer
-from pipeline.objective import Objective, Objectives
+from pipeline.objective import Objective
 from pipeline.recording import Evaluation, Evaluator, Recorded
 from pipeline.vgg import down_to
 
@@ -74,23 +74,6 @@ def test_run_by_replays_is_the_same_to_the_bit(
     assert torch.equal(found.image, expected.image)
     assert not torch.equal(found.image, images[1])
     assert found.losses == expected.losses
-
-
-def test_replay_of_a_batch_has_the_losses_and_the_gradient_of_each(
-    weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
-) -> None:
-    members = [objective(weights, images), objective(weights, images[::-1])]
-    batch = torch.cat(images).requires_grad_()
-    losses = Recorded(Objectives(members), batch, imitated)(batch)
-    losses["total"].sum().backward()
-    assert batch.grad is not None
-    for i, member in enumerate(members):
-        image = batch[i : i + 1].detach().requires_grad_()
-        expected = member.named(member(image))
-        (gradient,) = torch.autograd.grad(expected["total"], image)
-        torch.testing.assert_close(batch.grad[i : i + 1], gradient, rtol=1e-4, atol=1e-7)
-        for name, value in expected.items():
-            torch.testing.assert_close(losses[name][i].detach(), value.detach())
 
 
 def test_recording_is_gone_before_the_next_is_made(

@@ -19,7 +19,6 @@ from pipeline import paths, repro, resources
 from pipeline.errors import UserError
 from pipeline.memory import GIB
 from pipeline.params import read_params
-from pipeline.plans import TOGETHER
 from pipeline.stages.stylize import stylize
 
 
@@ -163,38 +162,6 @@ def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatc
     assert repro._fitting(experiments) == resources.SHARING
     assert repro._fitting(experiments) == 1
     assert repro._fitting(experiments) == 1
-
-
-@pytest.mark.parametrize(
-    ("device", "here", "shares"),
-    [
-        ("auto", True, ["a b", "c d e"]),  # d has results
-        ("auto", False, ["a c e", "b d"]),
-        ("cpu", True, ["a c e", "b d"]),
-    ],
-)
-def test_processes_on_a_gpu_have_neighbours_and_are_told_which_have_no_results(
-    device: str, here: bool, shares: list[str], prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started = []
-
-    class Worker:
-        def __init__(self, command: list[str], env: dict[str, str]) -> None:
-            names = " ".join(word.removeprefix("stylize@") for word in command if "@" in word)
-            started.append((names, env.get(TOGETHER)))
-
-        def wait(self) -> None:
-            pass
-
-    monkeypatch.setattr(subprocess, "Popen", Worker)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
-    settings = {"device": device, "deterministic": False}
-    first = read_params().experiments["first"].model_copy(update=settings)
-    repro._side_by_side(dict.fromkeys("abcde", first), 2, missing="abce")
-    told = [share.replace(" d", "").replace("d ", "") for share in shares]
-    batches = here and device == "auto"
-    assert started == list(zip(shares, told if batches else [None, None], strict=True))
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])

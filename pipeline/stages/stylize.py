@@ -30,7 +30,6 @@ from pipeline.runs import Run, identify
 from pipeline.schema import Experiment, Params
 from pipeline.search import Found, Search
 from pipeline.status import record_run, recording_failure
-from pipeline.together import run_together
 from pipeline.tracking import logged_picture, tracked_run, whereabouts
 
 
@@ -70,7 +69,6 @@ def _run(name: str, settings: Experiment, params: Params) -> None:
         config={"experiment": name, **run.description},
         group=params.figure_of(name),
     ) as record:
-        run_together(run, params)
         found = Search(run, inputs, WandbLogger(experiment=record), every).run()
         metrics = _write_results(run, found, inputs.start)
         image = paths.EXPERIMENTS / name / "image.png"
