@@ -15,12 +15,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
 # JOBS=4 runs four experiments at a time, JOBS=1 one after another.
 repro: $(VENV)/installed
-	$(if $(WEIGHTS),python -m pipeline.presets weights '$(WEIGHTS)')
-	python -m pipeline.repro $(if $(JOBS),'$(JOBS)')
+	$(if $(WEIGHTS),python -m pipeline.config.presets weights '$(WEIGHTS)')
+	python -m pipeline.experiments.runner $(if $(JOBS),'$(JOBS)')
 
 # Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
 paper: $(VENV)/installed
-	python -m pipeline.presets paper
+	python -m pipeline.config.presets paper
 	$(MAKE) repro
 
 distil: $(VENV)/installed

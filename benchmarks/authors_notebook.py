@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from pipeline import paths
+from pipeline.config.params import read_params
 from pipeline.errors import UserError, command_line
-from pipeline.params import read_params
 from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
 from pipeline.stages.stylize import stylize

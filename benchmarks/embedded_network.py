@@ -22,17 +22,17 @@ from torch import Tensor
 
 from pipeline.errors import command_line
 from pipeline.files import write_json
-from pipeline.frozen import FrozenFeatures
-from pipeline.images import resize, scaled_size, to_picture, to_tensor, white_noise
-from pipeline.layers import LAYERS
-from pipeline.lbfgs import Scaling
-from pipeline.module import StyleTransfer
-from pipeline.objective import Objective
-from pipeline.pictures import read_picture
-from pipeline.small import tapped
-from pipeline.sources import locate
-from pipeline.training import fit
-from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.sources import locate
+from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
+from pipeline.losses.objective import Objective
+from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.layers import LAYERS
+from pipeline.networks.small_vgg import tapped
+from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
+from pipeline.optim.lbfgs import Scaling
+from pipeline.transfer.fit import fit
+from pipeline.transfer.module import StyleTransfer
 
 FOLDER = Path(__file__).resolve().parent / "runs" / "embedded-network"
 

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from benchmarks.problems import KIND, Problem
 from benchmarks.reference import optimised
-from pipeline.callbacks import Refinement
 from pipeline.files import replacing
-from pipeline.images import enlarge, to_picture, to_tensor, white_noise
-from pipeline.module import StyleTransfer
-from pipeline.objective import Objective
-from pipeline.precision import Precision, fastest_precision
-from pipeline.search import COARSE
-from pipeline.trainer import run
+from pipeline.imaging.tensors import enlarge, to_picture, to_tensor, white_noise
+from pipeline.losses.objective import Objective
+from pipeline.runtime.precision import Precision, fastest_precision
+from pipeline.runtime.trainer import run
+from pipeline.transfer.callbacks import Refinement
+from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.phases import COARSE
 
 EVALUATIONS, WARM, EVERY = 500, 200, 10
 """Of the plain run; of the small network in a warm start; from one judgement to the next."""

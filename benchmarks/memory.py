@@ -20,9 +20,9 @@ HISTORY = 5
 EXPECTED = """
 import sys, psutil, torch, wandb
 import pipeline.stages.stylize
-from pipeline.memory import estimate
-from pipeline.params import read_params
-from pipeline.resources import demands, find_device
+from pipeline.transfer.memory import estimate
+from pipeline.config.params import read_params
+from pipeline.transfer.resources import demands, find_device
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
@@ -36,7 +36,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 MEASURED_ON_A_GPU = """
 import sys, torch
-from pipeline.params import read_params
+from pipeline.config.params import read_params
 from pipeline.stages.stylize import stylize
 stylize(sys.argv[1], read_params())
 print(torch.cuda.max_memory_reserved())

@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from benchmarks.problems import Problem, seconds
-from pipeline.checkpoints import Checkpoints
-from pipeline.module import StyleTransfer
-from pipeline.precision import fastest_precision
-from pipeline.resuming import Keeping
-from pipeline.schema import Checkpointing, Tracking
-from pipeline.tracking import tracked_run
-from pipeline.training import fit
+from pipeline.config.schema import Checkpointing, Tracking
+from pipeline.records.checkpoints import Checkpoints
+from pipeline.records.tracking import tracked_run
+from pipeline.runtime.precision import fastest_precision
+from pipeline.transfer.checkpointing import Keeping
+from pipeline.transfer.fit import fit
+from pipeline.transfer.module import StyleTransfer
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from benchmarks.problems import (
     precisions,
     seconds,
 )
-from pipeline.lbfgs import LBFGS
-from pipeline.module import StyleTransfer
-from pipeline.precision import Precision
-from pipeline.recording import Recorded, quickest
-from pipeline.training import fit
+from pipeline.losses.evaluator import Recorded, quickest
+from pipeline.optim.lbfgs import LBFGS
+from pipeline.runtime.precision import Precision
+from pipeline.transfer.fit import fit
+from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS, EDGES, STEPS = 500, (512, 1024), 100
 """Of a picture; its edges, all alike; of L-BFGS alone, after as many that fill its history."""

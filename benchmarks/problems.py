@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import PlainObjective
-from pipeline.frozen import FrozenFeatures
-from pipeline.images import resize, to_tensor
-from pipeline.layers import LAYERS
-from pipeline.objective import Objective
-from pipeline.pictures import read_picture
-from pipeline.precision import Precision, fastest_precision
-from pipeline.recording import quickest
-from pipeline.small import tapped
-from pipeline.sources import locate
-from pipeline.vgg import Features, rescale, rescaling_means
-from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.sources import locate
+from pipeline.imaging.tensors import resize, to_tensor
+from pipeline.losses.evaluator import quickest
+from pipeline.losses.objective import Objective
+from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.layers import LAYERS
+from pipeline.networks.small_vgg import tapped
+from pipeline.networks.vgg import Features, rescale, rescaling_means
+from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
+from pipeline.runtime.precision import Precision, fastest_precision
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 TERMS: dict[str, Any] = {

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.layers import LAYERS
-from pipeline.lbfgs import LBFGS
-from pipeline.losses import content_loss_mean, gram_matrix, style_loss_mean
-from pipeline.vgg import Features
+from pipeline.losses.functions import content_loss_mean, gram_matrix, style_loss_mean
+from pipeline.networks.layers import LAYERS
+from pipeline.networks.vgg import Features
+from pipeline.optim.lbfgs import LBFGS
 
 
 class PlainObjective:

@@ -25,7 +25,7 @@ def whole_pipeline(arguments: argparse.Namespace) -> dict[str, float]:
         for folder in (clone, other):
             subprocess.run(["git", "clone", "--quiet", REPOSITORY, folder], check=True)
         found = {
-            "cold, an experiment on each core": _run(other, "pipeline.repro"),
+            "cold, an experiment on each core": _run(other, "pipeline.experiments.runner"),
             "cold": _run(clone, "dvc", "repro"),
             "unchanged": _run(clone, "dvc", "repro"),
         }

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from benchmarks.embedded_network import FOLDER, PAIRS, image_of, objective, optimised
-from pipeline.frozen import FrozenFeatures
-from pipeline.images import white_noise
-from pipeline.lbfgs import Scaling
-from pipeline.small import tapped
-from pipeline.weights import EMBEDDED, load_small
+from pipeline.imaging.tensors import white_noise
+from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.small_vgg import tapped
+from pipeline.networks.weight_files import EMBEDDED, load_small
+from pipeline.optim.lbfgs import Scaling
 
 EVALUATIONS = 200, 400
 """After so many of ``newest`` the loss is looked at."""

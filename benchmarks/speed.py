@@ -45,9 +45,9 @@ from benchmarks.tables import tables
 from benchmarks.threads import threads
 from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
-from pipeline.objective import Objective
-from pipeline.precision import fastest_precision
-from pipeline.provenance import package_versions
+from pipeline.losses.objective import Objective
+from pipeline.records.provenance import package_versions
+from pipeline.runtime.precision import fastest_precision
 
 RESULTS = Path(f"reports/benchmarks{KIND}.json")
 TABLES = RESULTS.with_suffix(".md")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.problems import Problem, precisions, seconds
-from pipeline.module import StyleTransfer
-from pipeline.objective import Objective
+from pipeline.losses.objective import Objective
+from pipeline.transfer.module import StyleTransfer
 
 THREADS = 1, 2, 3, 4
 STEPS = {"small": 40, "vgg": 10}

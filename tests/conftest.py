@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.layers import LAYERS
-from pipeline.vgg import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.networks.layers import LAYERS
+from pipeline.networks.vgg import IMAGENET_MEAN, IMAGENET_STD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -126,7 +126,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_file: Pat
 def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after ``fetch`` and ``backbone``; its files are many tests'."""
     # Not above: the tests of the core run where the packages of these are not installed.
-    from pipeline.params import read_params
+    from pipeline.config.params import read_params
     from pipeline.stages.backbone import prepare
     from pipeline.stages.fetch import fetch
 

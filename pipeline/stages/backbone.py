@@ -12,17 +12,22 @@ from typing import Any
 from torch import Tensor
 
 from pipeline import paths
-from pipeline.errors import command_line
+from pipeline.config.params import read_params
+from pipeline.config.schema import Backbone
 from pipeline.files import sha256, write_json
-from pipeline.images import resize, scaled_size, to_tensor
-from pipeline.params import read_params
-from pipeline.parents import end_with_dvc
-from pipeline.pictures import read_picture
-from pipeline.schema import Backbone
-from pipeline.small import predicting, tapped
-from pipeline.sources import WEIGHTS, locate
-from pipeline.vgg import Features, rescale, rescaling_means
-from pipeline.weights import EMBEDDED, imagenet_weights, load_small, load_weights, save_backbone
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.sources import WEIGHTS, locate
+from pipeline.imaging.tensors import resize, scaled_size, to_tensor
+from pipeline.networks.small_vgg import predicting, tapped
+from pipeline.networks.vgg import Features, rescale, rescaling_means
+from pipeline.networks.weight_files import (
+    EMBEDDED,
+    imagenet_weights,
+    load_small,
+    load_weights,
+    save_backbone,
+)
+from pipeline.stages import run_stage
 
 
 def prepare(backbone: Backbone) -> None:
@@ -114,5 +119,4 @@ def _summary(mean: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    end_with_dvc()
-    command_line(lambda: prepare(read_params().backbone))
+    run_stage(lambda: prepare(read_params().backbone))

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pipeline
 from pipeline import paths
-from pipeline.errors import command_line
 from pipeline.files import sha256, write_json
-from pipeline.parents import end_with_dvc
+from pipeline.stages import run_stage
 
 PACKAGE = Path(pipeline.__file__).parent
 STAGES = "plan", "fetch", "backbone", "stylize", "report"
@@ -63,5 +62,4 @@ def _file_of(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    end_with_dvc()
-    command_line(record_code)
+    run_stage(record_code)

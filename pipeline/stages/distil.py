@@ -26,21 +26,21 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import paths
-from pipeline.crops import Crops
-from pipeline.distillation import Teaching
+from pipeline.config.params import read_params
+from pipeline.config.schema import Distillation, Params
+from pipeline.distillation.crops import Crops
+from pipeline.distillation.lessons import Lessons
+from pipeline.distillation.module import Teaching
+from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.errors import UserError, command_line
 from pipeline.files import sha256, write_json, write_text
-from pipeline.lessons import Lessons
-from pipeline.params import read_params
-from pipeline.pictures import read_picture
-from pipeline.provenance import code_version, package_versions
-from pipeline.schema import Distillation, Params
-from pipeline.sources import WEIGHTS, locate
-from pipeline.student import SMALL_LAYERS, Student
-from pipeline.tracking import tracked_run
-from pipeline.trainer import run
-from pipeline.vgg import Features, rescaling_means
-from pipeline.weights import EMBEDDED, imagenet_weights, load_weights, save_small
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.sources import WEIGHTS, locate
+from pipeline.networks.vgg import Features, rescaling_means
+from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_weights, save_small
+from pipeline.records.provenance import code_version, package_versions
+from pipeline.records.tracking import tracked_run
+from pipeline.runtime.trainer import run
 
 HELD_OUT = 20
 """One picture in so many is not learned from; the residuals of the record are measured on them."""

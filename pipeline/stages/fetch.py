@@ -18,15 +18,15 @@ from typing import NoReturn
 from PIL.Image import Image
 
 from pipeline import paths
-from pipeline.errors import UserError, command_line
+from pipeline.config.params import find_experiment, read_params
+from pipeline.config.plan import as_planned
+from pipeline.config.schema import CataloguedImage, Params
+from pipeline.errors import UserError
 from pipeline.files import sha256
-from pipeline.params import find_experiment, read_params
-from pipeline.parents import end_with_dvc
-from pipeline.pictures import read_picture, read_text, write_png
-from pipeline.plans import as_planned
-from pipeline.schema import CataloguedImage, Params
-from pipeline.sources import forget_download, locate
-from pipeline.status import record_failure
+from pipeline.imaging.picture_files import read_picture, read_text, write_png
+from pipeline.imaging.sources import forget_download, locate
+from pipeline.records.status import record_failure
+from pipeline.stages import run_stage
 
 
 def fetch(params: Params, names: Sequence[str] = ()) -> None:
@@ -101,9 +101,8 @@ def _read_or_forgotten(file: Path) -> Image:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiments that the arguments name, or for all, and exits."""
-    command_line(lambda: fetch(as_planned(read_params()), arguments))
+    run_stage(lambda: fetch(as_planned(read_params()), arguments))
 
 
 if __name__ == "__main__":
-    end_with_dvc()
     main(sys.argv[1:])

@@ -7,11 +7,9 @@ from there is none of its business.
 
 from __future__ import annotations
 
-from pipeline.errors import command_line
-from pipeline.params import read_params
-from pipeline.parents import end_with_dvc
-from pipeline.plans import write_plan
+from pipeline.config.params import read_params
+from pipeline.config.plan import write_plan
+from pipeline.stages import run_stage
 
 if __name__ == "__main__":
-    end_with_dvc()
-    command_line(lambda: write_plan(read_params()))
+    run_stage(lambda: write_plan(read_params()))

@@ -13,15 +13,14 @@ from functools import cache
 from typing import Any
 
 from pipeline import paths
-from pipeline.cells import read_cells
-from pipeline.errors import command_line
-from pipeline.media import MEDIA, Picture, Shown, show
-from pipeline.pages import PAGES, SHEETS, write_pages
-from pipeline.params import read_params
-from pipeline.parents import end_with_dvc
-from pipeline.pictures import read_picture
-from pipeline.schema import Params
-from pipeline.tracking import logged_picture, tracked_run
+from pipeline.config.params import read_params
+from pipeline.config.schema import Params
+from pipeline.experiments.results import read_cells
+from pipeline.imaging.picture_files import read_picture
+from pipeline.records.tracking import logged_picture, tracked_run
+from pipeline.report.media import MEDIA, Picture, Shown, show
+from pipeline.report.pages import PAGES, SHEETS, write_pages
+from pipeline.stages import run_stage
 
 
 def report(params: Params) -> None:
@@ -81,5 +80,4 @@ def _metrics(each: Shown) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    end_with_dvc()
-    command_line(lambda: report(read_params()))
+    run_stage(lambda: report(read_params()))

@@ -15,22 +15,23 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from pipeline import paths
-from pipeline.checkpoints import sole_run
-from pipeline.errors import UserError, command_line, explaining_the_disk
+from pipeline.config.params import find_experiment, read_params
+from pipeline.config.plan import as_planned
+from pipeline.config.schema import Experiment, Params
+from pipeline.errors import UserError, explaining_the_disk
 from pipeline.files import write_json
-from pipeline.images import to_picture, to_tensor
-from pipeline.objective import Objective
-from pipeline.params import find_experiment, read_params
-from pipeline.pictures import read_picture, write_png
-from pipeline.plans import as_planned
-from pipeline.problem import read_inputs
-from pipeline.provenance import code_version, settings_text
-from pipeline.resources import check_memory
-from pipeline.runs import Run, identify
-from pipeline.schema import Experiment, Params
-from pipeline.search import Found, Search
-from pipeline.status import record_run, recording_failure
-from pipeline.tracking import logged_picture, tracked_run, whereabouts
+from pipeline.imaging.picture_files import read_picture, write_png
+from pipeline.imaging.tensors import to_picture, to_tensor
+from pipeline.losses.objective import Objective
+from pipeline.records.checkpoints import sole_run
+from pipeline.records.identity import Run, identify
+from pipeline.records.provenance import code_version, settings_text
+from pipeline.records.status import record_run, recording_failure
+from pipeline.records.tracking import logged_picture, tracked_run, whereabouts
+from pipeline.stages import run_stage
+from pipeline.transfer.build import read_inputs
+from pipeline.transfer.phases import Found, Search
+from pipeline.transfer.resources import check_memory
 
 
 def stylize(name: str, params: Params) -> None:
@@ -127,7 +128,7 @@ def _only(names: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiment that the arguments name, and exits."""
-    command_line(lambda: stylize(_only(arguments), as_planned(read_params())))
+    run_stage(lambda: stylize(_only(arguments), as_planned(read_params())))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""params.yaml: its sections as validated models, and the plan of each experiment."""

@@ -1,0 +1,222 @@
+"""The sections of params.yaml as models: what each key may be. What it means stands in the file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.errors import UserError
+from pipeline.networks.layers import ARCHITECTURES, check_layers
+from pipeline.settings import LayerWeights, LossConvention, Name, Section, Source, Weight
+
+
+class CataloguedImage(Section):
+    """A picture of the catalogue: where it comes from, and whom to thank."""
+
+    source: Source
+    hash: Annotated[
+        str | None, Field(pattern=r"^(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32})$")
+    ] = None
+    credit: str = "unknown"
+    licence: str = "unknown"
+
+
+Convention = Literal["torchvision", "caffe"]
+
+
+class Backbone(Section):
+    """How the network is prepared."""
+
+    architecture: Literal["vgg19", "vgg19-small"] = "vgg19-small"
+    weights: Source = "embedded"
+    convention: Convention = "torchvision"
+    pooling: Literal["avg", "max"] = "avg"
+    rescale: bool = True
+    calibration: Annotated[list[Source], Field(min_length=1)]
+    calibration_size: Annotated[int, Field(ge=64, le=4096)] = 512
+    dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _named_weights_fit(self) -> Self:
+        owner = {"imagenet": "vgg19", "embedded": "vgg19-small"}.get(self.weights)
+        if owner not in (None, self.architecture):
+            raise ValueError(
+                f"weights {self.weights} are those of {owner}. Set architecture: {owner}, or give "
+                f"{self.architecture} weights of its own"
+            )
+        if self.convention != "torchvision" and (owner or self.architecture == "vgg19-small"):
+            raise ValueError("convention caffe is for a file of VGG-19. Remove it")
+        return self
+
+
+class Lbfgs(Section):
+    """Options of ``lbfgs.LBFGS``; all but ``scaling`` are torch's."""
+
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    history_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    scaling: Literal["newest", "mean"] = "mean"
+    tolerance_grad: Weight = 0.0
+    tolerance_change: Weight = 0.0
+    line_search_fn: Literal["strong_wolfe"] | None = None
+    max_eval: Annotated[int, Field(ge=1, le=1000)] = 25
+
+
+class EarlyStop(Section):
+    """When a run ends before its budget."""
+
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
+
+
+class Settings(Section):
+    """What an experiment may leave to ``defaults``."""
+
+    content_layers: LayerWeights = {"conv4_2": 1.0}
+    style_layers: LayerWeights
+    content_weight: Weight
+    style_weight: Weight
+    variation_weight: Weight = 0.0
+    range_weight: Weight = 0.0
+    convention: LossConvention = "mean"
+    init: Literal["noise", "content", "style"] = "noise"
+    noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    size: Annotated[int, Field(ge=16, le=16384)] | None
+    size_edge: Literal["long", "short"] = "long"
+    style_resize: Literal["content", "own"] = "content"
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    antialias: bool = True
+    schedule: Literal["plain", "coarse_to_fine"] = "plain"
+    coarse_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    warm_start: Literal["embedded"] | None = None
+    warm_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
+    early_stop: EarlyStop | None = None
+    first_step: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    largest_step: Annotated[float, Field(gt=0, le=1)] = 0.1
+    lbfgs: Lbfgs = Lbfgs()
+    intermediates: list[Annotated[int, Field(ge=1)]] = []
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    deterministic: bool = True
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
+
+
+class Experiment(Settings):
+    """One cell: every setting, complete."""
+
+    content: str
+    style: str
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of content and style that its loss has, with a weight above 0."""
+        weights = {
+            "content": self.content_weight * sum(self.content_layers.values()),
+            "style": self.style_weight * sum(self.style_layers.values()),
+        }
+        return tuple(term for term, weight in weights.items() if weight)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.terms and not self.variation_weight:
+            raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
+        return self
+
+
+class Figure(Section):
+    """Experiments that the report shows as one grid. No stage but the report depends on it."""
+
+    title: Annotated[str, Field(min_length=1)]
+    caption: str = ""
+    rows: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    row_titles: list[str] = []
+    column_titles: list[str] = []
+    measure: Literal["reconstruction", "trade-off", "starts"] | None = None
+
+    @model_validator(mode="after")
+    def _titles_fit(self) -> Self:
+        widest = max(map(len, self.rows))
+        for key, count in (("row_titles", len(self.rows)), ("column_titles", widest)):
+            given = len(getattr(self, key))
+            if given not in (0, count):
+                raise ValueError(
+                    f"{key} has {given} titles for {count}. Give each its own, or none"
+                )
+        return self
+
+    @property
+    def experiments(self) -> list[str]:
+        """The names in the grid, each once, in reading order."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
+class Tracking(Section):
+    """Weights & Biases. No stage depends on it: changing it re-runs nothing."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "style-transfer"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+    init_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+    finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+
+
+def _layers_of_the_small_network(layers: dict[str, float]) -> dict[str, float]:
+    try:
+        check_layers(layers, ARCHITECTURES["vgg19-small"])
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    for name in ARCHITECTURES["vgg19-small"]:
+        if not layers.get(name):
+            raise ValueError(f"{name} has no weight above 0, so the network would not learn it")
+    return layers
+
+
+class Distillation(Section):
+    """How a small network is taught. No stage that runs by default depends on it."""
+
+    weights: Source = "imagenet"
+    convention: Convention = "torchvision"
+    precision: Literal["bf16", "float32"] = "bf16"
+    pictures: Annotated[list[Source], Field(min_length=1)]
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=512)]], Field(min_length=5, max_length=5)]
+    layers: Annotated[LayerWeights, AfterValidator(_layers_of_the_small_network)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    plain_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    images: Annotated[int, Field(ge=1, le=100_000)] = 192
+    optimised: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    crop_size: Annotated[int, Field(ge=32, le=1024)] = 96
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 12
+    passes: Annotated[int, Field(ge=1, le=100)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
+
+
+class Checkpointing(Section):
+    """How a run is kept while it goes on. No stage depends on it: changing it re-runs nothing."""
+
+    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
+class Params(Section):
+    """The whole file."""
+
+    images: dict[Name, CataloguedImage]
+    backbone: Backbone
+    defaults: Settings
+    cast: dict[str, str] = {}
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    figures: dict[Name, Figure] = {}
+    distillation: Distillation | None = None
+    tracking: Tracking = Tracking()
+    checkpoints: Checkpointing = Checkpointing()
+
+    def figure_of(self, experiment: str) -> str | None:
+        """Returns the name of the first figure that shows an experiment, or None."""
+        return next(
+            (name for name, figure in self.figures.items() if experiment in figure.experiments),
+            None,
+        )

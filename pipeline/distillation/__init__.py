@@ -1,0 +1,1 @@
+"""How the embedded network is trained to approximate VGG-19."""

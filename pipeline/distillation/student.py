@@ -1,0 +1,62 @@
+"""The small network while it learns: its convolutions and heads as parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.networks.layers import ARCHITECTURES, LAYERS
+from pipeline.networks.vgg import IMAGENET_MEAN, IMAGENET_STD, activations_in_turn
+
+SMALL_LAYERS = ARCHITECTURES["vgg19-small"]
+
+
+class Student(nn.Module):
+    """Convolutions and heads, He-initialised, every weight a matrix as Muon wants it.
+
+    Args:
+        widths: channels of the five blocks.
+        units: {layer: standard deviation of VGG-19's activations}: a head predicts in this unit.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, widths: Sequence[int], units: Mapping[str, float], seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.units = dict(units)
+        self.convolutions, self.biases = nn.ParameterDict(), nn.ParameterDict()
+        self.heads = nn.ParameterDict()
+        channels_in = 3
+        for name in SMALL_LAYERS:
+            width, filters = widths[LAYERS[name].block - 1], LAYERS[name].channels_out
+            deviation = (2 / (9 * channels_in)) ** 0.5
+            self.convolutions[name] = nn.Parameter(
+                torch.randn(width, channels_in * 9, generator=generator) * deviation
+            )
+            self.biases[name] = nn.Parameter(torch.zeros(width))
+            self.heads[name] = nn.Parameter(
+                torch.randn(filters, width, generator=generator) / (2 * width**0.5)
+            )
+            channels_in = width
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
+
+    def forward(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yields each layer's name and (B, C, H', W') activations, without its head."""
+        weights = self._convolutions()
+        channels_last = image.contiguous(memory_format=torch.channels_last)
+        return activations_in_turn(weights, channels_last, "avg")
+
+    def weights(self) -> dict[str, Tensor]:
+        """Returns the network as ``small_vgg`` takes it; heads in VGG-19's units."""
+        heads = {f"{name}.head": head * self.units[name] for name, head in self.heads.items()}
+        return {name: tensor.detach() for name, tensor in (self._convolutions() | heads).items()}
+
+    def _convolutions(self) -> dict[str, Tensor]:
+        weights = {"mean": self.get_buffer("mean"), "std": self.get_buffer("std")}
+        for name, matrix in self.convolutions.items():
+            weights[f"{name}.weight"] = matrix.view(matrix.shape[0], -1, 3, 3)
+            weights[f"{name}.bias"] = self.biases[name]
+        return weights

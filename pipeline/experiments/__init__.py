@@ -1,0 +1,1 @@
+"""Experiments: what their folders hold, and how many of them are run."""

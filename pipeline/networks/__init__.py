@@ -1,0 +1,1 @@
+"""VGG-19 and the small network: layers, weights, rescaling."""

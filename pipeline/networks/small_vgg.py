@@ -1,0 +1,66 @@
+"""The small network that stands in for VGG-19.
+
+It has VGG-19's shape with fewer layers and channels. Beside its convolutions it keeps a head P of
+shape (N, C) for each layer: P times its C channels s predicts VGG-19's N activations, before any
+rescaling. A loss needs no prediction, only sums of squares, and those survive in C channels:
+
+    ‖P D Pᵀ‖² = ‖M^½ D M^½‖²   and   ‖P d‖² = ‖M^½ d‖²,   with M = PᵀP,
+
+where D is a difference of Gram matrices and d one of activations. The *tap* M^½ s therefore has
+VGG-19's losses, as far as the prediction goes and in VGG-19's units, at C channels' price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.networks.vgg import layers_of
+
+
+def predicting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the network whose features are its predictions of VGG-19's activations.
+
+    Args:
+        weights: ``conv1_1.weight``, ``.bias`` and ``.head`` (N, C) …, ``mean`` and ``std``.
+
+    Returns:
+        What ``vgg.Features`` takes, with the heads as taps.
+    """
+    network, heads = _divided(weights)
+    return network | {f"{name}.tap": head for name, head in heads.items()}
+
+
+def tapped(
+    weights: Mapping[str, Tensor], means: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Returns the network whose features have VGG-19's losses.
+
+    Args:
+        weights: as ``predicting`` takes them.
+        means: {layer: (N,) float32, > 0}, from ``vgg.rescaling_means`` of the predictions: what to
+            divide VGG-19's filters by, so that the losses are those of the rescaled network.
+
+    Returns:
+        What ``vgg.Features`` takes, with (C, C) taps.
+    """
+    network, heads = _divided(weights)
+    for name, head in heads.items():
+        scaled = head if means is None else head / means[name].to(head).view(-1, 1)
+        network[f"{name}.tap"] = square_root(scaled.T @ scaled)
+    return network
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """Returns the symmetric positive semi-definite square root of such a (C, C) matrix, float32."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root.float()
+
+
+def _divided(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    heads = {name: weights[f"{name}.head"] for name in layers_of(weights)}
+    rest = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
+    return rest, heads

@@ -1,0 +1,1 @@
+"""What the machine offers: devices, precisions, reproducible sums, the Lightning trainer."""

@@ -1,0 +1,1 @@
+"""One style transfer, from its inputs to the image."""

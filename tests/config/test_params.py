@@ -1,0 +1,300 @@
+"""params.yaml: what is shipped is valid, and every mistake is a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from pipeline.config.params import read_params
+from pipeline.config.schema import Params
+from pipeline.errors import UserError
+
+SHIPPED = REPOSITORY / "params.yaml"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Params]:
+    """Returns a function that reads the shipped parameters after a change to them."""
+
+    def read(change: Callable[[dict[str, Any]], object]) -> Params:
+        params = yaml.safe_load(SHIPPED.read_text("utf-8"))
+        change(params)
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(params), encoding="utf-8")
+        return read_params(path)
+
+    return read
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "benchmarks/authors-notebook.yaml"])
+def test_shipped_parameters_are_valid(file: str) -> None:
+    assert read_params(REPOSITORY / file).experiments
+
+
+def test_experiment_gets_what_it_does_not_say_from_defaults(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["defaults"] |= {"size": 123, "lbfgs": {"lr": 0.5, "history_size": 7}}
+        params["experiments"] = {
+            "a": {"content": "coffee", "style": "ihc", "lbfgs": {"history_size": 9}, "seed": 4}
+        }
+        params["figures"] = {}
+
+    experiment = changed(change).experiments["a"]
+    assert (experiment.size, experiment.seed) == (123, 4)
+    assert (experiment.lbfgs.lr, experiment.lbfgs.history_size) == (0.5, 9)
+
+
+def test_listed_layers_share_a_weight_of_one_in_the_networks_order(changed: Any) -> None:
+    params = changed(lambda p: p["defaults"].update(style_layers=["conv4_1", "conv1_1"]))
+    assert params.defaults.style_layers == {"conv1_1": 0.5, "conv4_1": 0.5}
+    assert list(params.defaults.style_layers) == ["conv1_1", "conv4_1"]
+
+
+def test_scientific_notation_is_a_number_as_dvc_reads_it(changed: Any) -> None:
+    params = changed(lambda p: p["experiments"]["fig3-b"].update(content_weight="1e-3"))
+    assert params.experiments["fig3-b"].content_weight == 1e-3
+
+
+CAT = "experiments.fig3-b"
+MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
+    (
+        "unknown key of an experiment",
+        lambda p: p["experiments"]["fig3-b"].update(contnet_weight=1),
+        f"{CAT}.contnet_weight: unknown key. Did you mean 'content_weight'?",
+    ),
+    (
+        "truth value for a number",
+        lambda p: p["defaults"].update(evaluations=True),
+        "defaults.evaluations: True: YAML reads it as a truth value. Write a number",
+    ),
+    (
+        "truth value for a number that may be left out",
+        lambda p: p["defaults"].update(size=True),
+        "defaults.size: True: YAML reads it as a truth value. Write a number",
+    ),
+    (
+        "layer that is no list",
+        lambda p: p["defaults"].update(content_layers="conv4_2"),
+        "defaults.content_layers: 'conv4_2': a list is needed. Write [conv4_2]",
+    ),
+    (
+        "word for a truth value",
+        lambda p: p["defaults"].update(deterministic="off"),
+        "defaults.deterministic: 'off': Write true or false, without quotes",
+    ),
+    (
+        "unknown key of defaults",
+        lambda p: p["defaults"].update(evaluation=3),
+        "defaults.evaluation: unknown key. Did you mean 'evaluations'?",
+    ),
+    (
+        "unknown key of a section inside",
+        lambda p: p["defaults"]["lbfgs"].update(history=3),
+        "defaults.lbfgs.history: unknown key. Did you mean 'history_size'?",
+    ),
+    (
+        "unknown key of another section inside",
+        lambda p: p["experiments"]["fig3-b"].update(early_stop={"evaluations": 9, "gian": 0.1}),
+        f"{CAT}.early_stop.gian: unknown key. Did you mean 'gain'?",
+    ),
+    (
+        "name that is a number",
+        lambda p: p["experiments"].update({2024: p["experiments"]["fig3-b"]}),
+        "experiments.2024: 2024: YAML reads it as a number or a truth value. Put the name in",
+    ),
+    (
+        "name that is a truth value",
+        lambda p: p["experiments"].update({False: p["experiments"]["fig3-b"]}),
+        "experiments.0: False: YAML reads it as a number or a truth value.",
+    ),
+    (
+        "name that is a number to DVC",
+        lambda p: p["experiments"].update({"1e5": p["experiments"]["fig3-b"]}),
+        "experiments.1e5: '1e5': DVC reads it as a number. Begin the name with a letter",
+    ),
+    (
+        "unknown section",
+        lambda p: p.update(experiment={}),
+        "experiment: unknown key. Did you mean 'experiments'?",
+    ),
+    (
+        "unknown key of the backbone",
+        lambda p: p["backbone"].update(poling="avg"),
+        "backbone.poling: unknown key. Did you mean 'pooling'?",
+    ),
+    (
+        "negative weight",
+        lambda p: p["defaults"].update(style_weight=-1),
+        "defaults.style_weight: -1: Input should be greater than or equal to 0",
+    ),
+    (
+        "unknown choice",
+        lambda p: p["backbone"].update(pooling="mean"),
+        "backbone.pooling: 'mean': Input should be 'avg' or 'max'",
+    ),
+    (
+        "unknown convention",
+        lambda p: p["defaults"].update(convention="sum"),
+        "defaults.convention: 'sum': 'sum' is none of mean, paper",
+    ),
+    (
+        "missing key",
+        lambda p: p["experiments"]["fig3-b"].pop("content"),
+        f"{CAT}.content: is missing. Add it",
+    ),
+    ("missing section", lambda p: p.pop("images"), "images: is missing. Add it"),
+    (
+        "bad hash",
+        lambda p: p["images"]["coffee"].update(hash="sha256:12"),
+        "images.coffee.hash: 'sha256:12': String should match",
+    ),
+    (
+        "nothing to do",
+        lambda p: p["experiments"]["fig3-b"].update(content_weight=0, style_weight=0),
+        f"{CAT}: nothing to optimise",
+    ),
+    (
+        "layer twice",
+        lambda p: p["defaults"].update(content_layers=["conv4_2", "conv4_2"]),
+        "a layer stands twice",
+    ),
+    (
+        "list of mappings",
+        lambda p: p["defaults"].update(content_layers=[{"conv4_2": 1}]),
+        "defaults.content_layers: [{'conv4_2': 1}]: Input should be a valid dictionary",
+    ),
+    (
+        "caffe without a file",
+        lambda p: p["backbone"].update(convention="caffe"),
+        "backbone: convention caffe is for a file",
+    ),
+    ("no experiments", lambda p: p.update(experiments={}), "experiments: Dictionary should have"),
+    (
+        "infinite weight",
+        lambda p: p["defaults"].update(content_weight=float("inf")),
+        "defaults.content_weight: inf: Input should be a finite number",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES]
+)
+def test_mistake_is_named(change: Any, message: str, changed: Any) -> None:
+    with pytest.raises(UserError) as raised:
+        changed(change)
+    assert message in str(raised.value)
+
+
+def test_mistake_in_defaults_is_said_once(changed: Any) -> None:
+    with pytest.raises(UserError, match="has 1 mistake") as raised:
+        changed(lambda p: p["defaults"].update(size=3))
+    assert str(raised.value).count("size") == 1
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"architecture": "vgg19"}, "weights embedded are those of vgg19-small. Set architecture"),
+        ({"weights": "imagenet"}, "weights imagenet are those of vgg19. Set architecture: vgg19"),
+        ({"convention": "caffe"}, "convention caffe is for a file of VGG-19. Remove it"),
+    ],
+)
+def test_network_and_weights_that_do_not_fit_are_named(
+    backbone: dict[str, str], message: str, changed: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        changed(lambda params: params["backbone"].update(backbone))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("vgg19-small", "backbone.architecture"), ("vgg19", "its warm start")],
+)
+def test_layer_that_the_network_lacks_is_named_with_its_experiment(
+    architecture: str, reason: str, changed: Any
+) -> None:
+    def change(params: dict[str, Any]) -> None:
+        weights = {"vgg19": "imagenet", "vgg19-small": "embedded"}[architecture]
+        params["backbone"].update(architecture=architecture, weights=weights)
+        warm_start = "embedded" if reason == "its warm start" else None
+        params["experiments"]["fig3-b"].update(style_layers=["conv3_4"], warm_start=warm_start)
+
+    with pytest.raises(
+        UserError,
+        match=rf"experiments.fig3-b.style_layers, for {reason} vgg19-small: this network "
+        "has no layer conv3_4. The layers are conv1_1, conv1_2, conv2_1",
+    ):
+        changed(change)
+
+
+def test_warm_start_on_the_network_itself_is_refused(changed: Any) -> None:
+    with pytest.raises(UserError, match="warm_start: the whole run is on the embedded network"):
+        changed(lambda params: params["defaults"].update(warm_start="embedded"))
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ({"rows": [["a", "b"]]}, "rows: no experiment 'b'. .*The experiments are a, aa"),
+        ({"rows": [["aaa"]]}, "no experiment 'aaa'. Did you mean 'aa'"),
+        ({"rows": []}, "figures.f.rows: .*at least 1 item"),
+        ({"rows": [[]]}, "figures.f.rows.0: .*at least 1 item"),
+        ({"rows": [["a"]], "row_titles": ["x", "y"]}, "row_titles has 2 titles for 1"),
+        (
+            {"rows": [["a", "aa"], ["a"]], "column_titles": ["x"]},
+            "column_titles has 1 titles for 2",
+        ),
+        ({"rows": [["a"]], "mesure": "starts"}, "unknown key. Did you mean 'measure'"),
+        ({"rows": [["a"]], "measure": "weight"}, "'reconstruction', 'trade-off' or 'starts'"),
+        ({"rows": [["a"]], "measure": "reconstruction"}, "reconstruction needs .* one loss"),
+        ({"rows": [["from"]], "measure": "reconstruction"}, "none of which starts from it"),
+        ({"rows": [["only"]], "measure": "trade-off"}, "trade-off needs .* both losses"),
+        ({"rows": [["a", "large"]], "measure": "starts"}, "starts needs .* one size"),
+    ],
+)
+def test_mistakes_in_a_figure_are_named(figure: dict[str, Any], message: str, changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        pictures = {"content": "coffee", "style": "ihc"}
+        only = {**pictures, "style_layers": []}
+        params["experiments"] = {"a": pictures, "aa": pictures, "only": only}
+        params["experiments"] |= {"from": {**only, "init": "content"}}
+        params["experiments"] |= {"large": {**pictures, "size": 999}}
+        params["figures"] = {"f": {"title": "F", **figure}}
+
+    with pytest.raises(UserError, match=message):
+        changed(change)
+
+
+def test_part_of_the_cast_without_a_picture_is_named(changed: Any) -> None:
+    with pytest.raises(UserError, match=r"cast\.painting: no image 'brushwrk'"):
+        changed(lambda params: params["cast"].update(painting="brushwrk"))
+
+
+def test_figure_of_an_experiment_is_the_first_that_shows_it(changed: Any) -> None:
+    params = changed(lambda params: None)
+    for name, figure in params.figures.items():
+        assert all(params.figure_of(each) in params.figures for each in figure.experiments), name
+    assert params.figure_of("grid-conv1_1-1") == "grid"
+    assert params.figure_of("fig4-1") == "fig4"
+    assert params.figure_of("unheard") is None
+
+
+@pytest.mark.parametrize("section", ["images", "experiments"])
+def test_names_that_differ_only_in_case_are_refused(section: str, changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        name = next(iter(params[section]))
+        params[section][name.upper()] = params[section][name]
+
+    with pytest.raises(UserError, match="differ only in case"):
+        changed(change)

@@ -1,0 +1,159 @@
+"""DVC runs what a change concerns, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import save_picture, tiny_params
+from projects import Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Project:
+    params: Any = tiny_params(weights_file)
+    params["tracking"] = {"mode": "disabled"}
+    project = Project.new(tmp_path_factory.mktemp("project"), params)
+    ran = project.repro()
+    assert ran == {
+        "code",
+        "plan",
+        "fetch",
+        "backbone",
+        "stylize@first",
+        "stylize@second",
+        "report",
+    }
+    return project
+
+
+def test_nothing_to_do_runs_nothing(project: Project) -> None:
+    assert project.repro() == set()
+
+
+def test_one_ratio_runs_one_cell_and_the_report(project: Project) -> None:
+    project.change(lambda p: p["experiments"]["first"].update(content_weight=0.5))
+    assert project.repro() == {"plan", "stylize@first", "report"}
+
+
+def test_default_runs_the_cells_that_have_it_from_there(project: Project) -> None:
+    before = project.params["defaults"]["init"]
+    project.change(lambda p: p["defaults"].update(init="style"))
+    assert project.repro() == {"plan", "stylize@first", "report"}
+    project.change(lambda p: p["defaults"].update(init=before))
+    project.repro()
+
+
+def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache(
+    project: Project,
+) -> None:
+    third = {"content": "chelsea", "style": "coffee"}
+    project.change(lambda p: p["experiments"].update(third=third))
+    assert project.repro() == {"plan", "stylize@third", "report"}
+    project.change(lambda p: p["experiments"].pop("third"))
+    assert project.repro() == {"report"}
+
+
+def test_edit_runs_again_what_imports_it(project: Project) -> None:
+    module = project.folder / "pipeline/report/contact_sheets.py"
+    before = module.read_text("utf-8")
+    module.write_text(before + "\n# an edit\n", encoding="utf-8")
+    assert project.repro() == {"code", "report"}
+    module.write_text(before, encoding="utf-8")
+    project.repro()
+
+
+def test_tracking_runs_nothing(project: Project) -> None:
+    project.change(lambda p: p["tracking"].update(project="other", tags=["a"]))
+    assert project.repro() == set()
+
+
+def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
+    own = save_picture(project.folder / "data/own/mine.png")
+    entry = {"source": "data/own/mine.png", "credit": "me", "licence": "mine"}
+    project.change(lambda p: p["images"].update(mine=entry))
+    project.change(lambda p: p["experiments"]["second"].update(style="mine"))
+    ran = project.repro()
+    assert {"fetch", "stylize@second", "report"} <= ran
+    assert not {"stylize@first", "backbone"} & ran
+    save_picture(own, mode="1")
+    ran = project.repro()
+    assert {"fetch", "stylize@second"} <= ran
+    assert not {"stylize@first", "backbone"} & ran
+
+
+def test_metrics_experiments_and_plots_can_be_shown(project: Project) -> None:
+    assert "saved_total" in project.dvc("metrics", "show")
+    project.commit()
+    table = project.dvc("exp", "show", "--csv")
+    assert "experiments.first.content_weight" in table
+    assert "data/experiments/first/metrics.json:saved_total" in table
+    assert "stylize@first" in project.dvc("dag")
+    project.dvc("plots", "show", "--json")
+
+
+def test_clone_gets_everything_from_the_remote(project: Project, tmp_path: Path) -> None:
+    project.dvc("remote", "add", "--default", "--force", "storage", str(tmp_path / "storage"))
+    project.repro()
+    project.commit()
+    project.dvc("push")
+    clone = project.clone(tmp_path / "clone")
+    clone.dvc("pull")
+    made = "data/experiments/first/image.png"
+    assert (clone.folder / made).read_bytes() == (project.folder / made).read_bytes()
+    assert (clone.folder / "reports/index.html").is_file()
+    assert clone.repro() <= {"report"}  # a folder left by a removed experiment is not there
+
+
+def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> None:
+    before = (project.folder / "data/experiments/first/image.png").read_bytes()
+    project.change(lambda p: p["experiments"]["first"].update(contnet_weight=2))
+    text = project.dvc("repro", check=False)
+    project.change(lambda p: p["experiments"]["first"].pop("contnet_weight"))
+    assert "Did you mean 'content_weight'?" in text
+    assert "Traceback" not in text
+    project.repro()
+    assert (project.folder / "data/experiments/first/image.png").read_bytes() == before
+
+
+def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(
+    tmp_path: Path, weights_file: Path
+) -> None:
+    params: Any = tiny_params(weights_file)
+    params["tracking"], params["checkpoints"] = {"mode": "disabled"}, {"every": 0.5}
+    params["defaults"]["evaluations"] = 1500
+    del params["experiments"]["second"]
+    params["figures"] = {}
+    project = Project.new(tmp_path / "project", params)
+    record = project.folder / "data/experiments/first/history.csv"
+
+    def rows() -> int:
+        return record.read_text().count("\n") if record.is_file() else 0
+
+    def checkpoints() -> bool:
+        return any((project.folder / "data/checkpoints").glob("first-*.pt"))
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as dvc:
+        end = time.monotonic() + 120
+        while not (rows() > 100 and checkpoints()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        dvc.kill()
+    time.sleep(5)
+    assert not (record.parent / "image.png").exists()
+    before = rows()
+    time.sleep(1)
+    assert rows() == before < 1501, "an orphan goes on"
+    assert "first: goes on after evaluation" in project.dvc("repro")
+    assert rows() == 1501
+    assert project.repro() == set()

@@ -1,0 +1,296 @@
+"""Stage ``stylize`` end to end, on a small picture: what it writes, logs, refuses and repeats."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_params, write_params
+from PIL import Image
+from test_tracking import inspected
+
+from pipeline import paths
+from pipeline.config.params import read_params
+from pipeline.errors import UserError
+from pipeline.files import sha256
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.tensors import to_tensor
+from pipeline.stages.backbone import prepare
+from pipeline.stages.stylize import main, stylize
+from pipeline.transfer.build import build_objective, read_inputs
+
+
+def change(workspace: Path, weights_file: Path, name: str, **settings: Any) -> None:
+    params: Any = tiny_params(weights_file)
+    params["experiments"][name].update(settings)
+    write_params(workspace, params)
+
+
+def history(name: str, stage: str = "main") -> list[dict[str, float]]:
+    with (paths.EXPERIMENTS / name / "history.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("stage") == stage]
+    return [{key: float(value) for key, value in row.items()} for row in rows]
+
+
+def outputs(name: str) -> dict[str, bytes]:
+    folder = paths.EXPERIMENTS / name
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_outputs_are_complete_and_agree_with_each_other(prepared: Path) -> None:
+    stylize("first", read_params())
+    assert set(outputs("first")) == {
+        "history.csv",
+        "image.png",
+        "intermediates/00001.png",
+        "intermediates/00004.png",
+        "metrics.json",
+        "provenance.json",
+        "status.json",
+    }
+    rows = history("first")
+    assert [row["evaluation"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert all(row["gradient_norm"] > 0 for row in rows)
+    for row in rows:
+        parts = [value for key, value in row.items() if key.endswith("_weighted")]
+        assert sum(parts) == pytest.approx(row["total"], rel=1e-5)
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert (metrics["evaluations"], metrics["iterations"]) == (6, 6)
+    assert metrics["total"] < rows[-1]["total"] < rows[0]["total"]
+    assert metrics["saved_total"] != metrics["total"]
+
+
+def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
+    stylize("first", read_params())
+    folder = paths.EXPERIMENTS / "first"
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["inputs"] == {
+        "content": sha256(paths.picture("chelsea")),
+        "style": sha256(paths.picture("gravel")),
+        "weights": sha256(paths.WEIGHTS_FILE),
+    }
+    assert record["settings"] == read_params().experiments["first"].model_dump()
+    assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert (record["device"], record["threads"]) == ("cpu", 1)
+    assert record["backbone"]["rescale"]
+    assert {"revision", "dirty", "version"} == set(record["code"])
+    with Image.open(folder / "image.png") as picture:
+        assert json.loads(picture.text["Settings"]) == record["settings"]
+        assert json.loads(picture.text["Inputs"]) == record["inputs"]
+
+
+def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
+    stylize("first", read_params())
+    settings = read_params().experiments["first"]
+    inputs = read_inputs(settings)
+    device = torch.device("cpu")
+    objective = build_objective(settings, paths.WEIGHTS_FILE, inputs, device, "float32")
+    saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["saved_total"] == pytest.approx(objective(saved).total.item(), rel=1e-5)
+
+
+def test_same_inputs_give_the_same_bytes_twice(prepared: Path) -> None:
+    stylize("first", read_params())
+    before = outputs("first")
+    stylize("first", read_params())
+    assert outputs("first") == before
+
+
+def test_seed_changes_the_picture_and_only_with_noise(prepared: Path, weights_file: Path) -> None:
+    pictures = {}
+    for name in ("first", "second"):
+        for seed in (0, 1):
+            change(prepared, weights_file, name, seed=seed)
+            stylize(name, read_params())
+            picture = read_picture(paths.EXPERIMENTS / name / "image.png")
+            pictures[name, seed] = picture.tobytes()
+    assert pictures["first", 0] != pictures["first", 1]
+    assert pictures["second", 0] == pictures["second", 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "style"),
+    [
+        ({"size": 32}, (21, 32), (21, 32)),
+        ({"size": 32, "style_resize": "own"}, (21, 32), (32, 32)),
+        ({"size": 32, "size_edge": "short"}, (32, 48), (32, 48)),
+        ({"size": None}, (300, 451), (300, 451)),
+        ({"size": None, "style_resize": "own"}, (300, 451), (512, 512)),
+    ],
+)
+def test_pictures_get_the_size_asked_for(
+    settings: dict[str, Any],
+    content: tuple[int, int],
+    style: tuple[int, int],
+    prepared: Path,
+    weights_file: Path,
+) -> None:
+    change(prepared, weights_file, "first", **settings)
+    inputs = read_inputs(read_params().experiments["first"])
+    assert inputs.content_image.shape == inputs.start.shape == (1, 3, *content)
+    assert inputs.style_image.shape == (1, 3, *style)
+
+
+def test_start_is_the_picture_asked_for(prepared: Path, weights_file: Path) -> None:
+    for init in ("content", "style"):
+        change(prepared, weights_file, "first", init=init, style_resize="own")
+        inputs = read_inputs(read_params().experiments["first"])
+        assert inputs.start.shape == inputs.content_image.shape
+        if init == "content":
+            assert torch.equal(inputs.start, inputs.content_image)
+
+
+def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path) -> None:
+    stylize("first", read_params())
+    records = inspected(prepared)
+    text = json.dumps(records)
+    rows = [record for record in records if "history" in record]
+    assert len(rows) == 6, text[:2000]
+    pictures = [path.name for path in prepared.glob("wandb/offline-run-*/files/media/images/*")]
+    assert sum(name.startswith("intermediate") for name in pictures) == 2
+    assert sum(name.startswith("result") for name in pictures) == 1
+    for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("chelsea"))):
+        assert wanted in text
+
+
+def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", evaluations=1, first_step=1e-12)
+    with pytest.raises(UserError, match="the image did not move"):
+        stylize("first", read_params())
+
+
+def test_start_that_is_the_goal_already_is_an_error(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", init="content", style_layers=[])
+    with pytest.raises(UserError, match="the image did not move"):
+        stylize("first", read_params())
+
+
+def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
+    with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
+        stylize("frist", read_params())
+
+
+def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path) -> None:
+    record = json.loads(paths.BACKBONE_RECORD.read_text())
+    assert record["weights_sha256"] == sha256(weights_file)
+    assert record["pooling"] == "avg"
+    assert list(record["calibration"]) == ["package:skimage/data/coffee.png"]
+    assert set(record["divisors"]["conv4_2"]) == {"min", "median", "max"}
+    before = paths.WEIGHTS_FILE.read_bytes()
+    prepare(read_params().backbone)
+    assert paths.WEIGHTS_FILE.read_bytes() == before
+
+
+def test_missing_network_is_named(prepared: Path) -> None:
+    paths.WEIGHTS_FILE.unlink()
+    with pytest.raises(UserError, match="run the stage backbone first"):
+        stylize("first", read_params())
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has it")
+def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", device="mps")
+    with pytest.raises(UserError, match="device is 'mps', but torch finds none here"):
+        stylize("first", read_params())
+
+
+def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", warm_start="embedded", warm_evaluations=5, size=48)
+    stylize("first", read_params())
+    warm, rest = history("first", "warm_start"), history("first")
+    assert [row["evaluation"] for row in warm + rest] == list(range(1, 12))
+    assert [row["iteration"] for row in rest] == list(range(6))
+    folder = paths.EXPERIMENTS / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["earlier_evaluations"], metrics["evaluations"]) == (5, 6)
+    record = json.loads((folder / "provenance.json").read_text())
+    assert record["inputs"]["warm_start_weights"] == sha256(paths.EMBEDDED_FILE)
+    assert {path.name for path in (folder / "intermediates").iterdir()} == {
+        "00001.png",
+        "00004.png",
+    }
+    logged = [row["history"] for row in inspected(prepared) if "history" in row]
+    text = [json.dumps(row) for row in logged]
+    assert sum("warm_start/total" in row for row in text) == 5
+    assert sum('"total"' in row for row in text) == 6
+    change(prepared, weights_file, "first", warm_start=None, size=48)
+    stylize("first", read_params())
+    assert history("first")[0]["total"] == pytest.approx(metrics["start_total"], rel=2e-3)
+
+
+@pytest.mark.parametrize("warm_start", [None, "embedded"])
+def test_coarse_to_fine_is_one_run_through_the_sizes(
+    warm_start: str | None, prepared: Path, weights_file: Path
+) -> None:
+    change(
+        prepared,
+        weights_file,
+        "first",
+        schedule="coarse_to_fine",
+        coarse_evaluations=3,
+        warm_start=warm_start,
+        warm_evaluations=2,
+        size=200,
+        intermediates=[1, 4, 7],
+    )
+    stylize("first", read_params())
+    stages = ["quarter", "half", *(["warm_start"] if warm_start else []), "main"]
+    rows = [row for stage in stages for row in history("first", stage)]
+    assert [row["evaluation"] for row in rows] == list(range(1, len(rows) + 1))
+    folder = paths.EXPERIMENTS / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["earlier_evaluations"] == len(rows) - metrics["evaluations"]
+    with Image.open(folder / "image.png") as picture:
+        full = picture.size
+    edges = []
+    for file in sorted((folder / "intermediates").iterdir()):
+        with Image.open(file) as picture:
+            edges.append(picture.size)
+    assert edges == [(full[0] // 4, full[1] // 4), (full[0] // 2, full[1] // 2), full]
+    # What the coarse stages found is where the next begins: far nearer than the start.
+    first = history("first", stages[2])[0]["total"]
+    assert warm_start or first < metrics["start_total"]
+
+
+def test_sizes_with_nothing_left_to_see_are_left_out(prepared: Path, weights_file: Path) -> None:
+    change(
+        prepared, weights_file, "first", schedule="coarse_to_fine", coarse_evaluations=2, size=48
+    )
+    stylize("first", read_params())
+    metrics = json.loads((paths.EXPERIMENTS / "first" / "metrics.json").read_text())
+    assert metrics["earlier_evaluations"] == 0
+
+
+def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Path) -> None:
+    params: dict[str, Any] = tiny_params(weights_file)
+    for settings in params["experiments"].values():
+        settings |= {"content_layers": ["conv4_2"], "size": 48, "evaluations": 30}
+    params["backbone"] |= {"architecture": "vgg19-small", "weights": "embedded"}
+    write_params(prepared, params)
+    prepare(read_params().backbone)
+    record = json.loads(paths.BACKBONE_RECORD.read_text())
+    assert record["weights_sha256"] == record["embedded_sha256"]
+    assert paths.WEIGHTS_FILE.read_bytes() == paths.EMBEDDED_FILE.read_bytes()
+    stylize("second", read_params())
+    rows = history("second")
+    assert rows[-1]["total"] < rows[0]["total"] / 4
+
+
+@pytest.mark.parametrize("names", [[], ["first", "second"]])
+def test_command_wants_one_experiment(
+    names: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(names)
+    assert end.value.code == 1
+    assert f"{len(names)} names were given. Name one experiment" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Pictures as tensors: ranges, sizes, noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
+
+
+def test_picture_survives_the_way_to_a_tensor_and_back() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = to_tensor(Image.fromarray(pixels))
+    assert image.shape == (1, 3, 5, 7)
+    assert image.dtype == torch.float32
+    assert image.is_contiguous()
+    assert np.array_equal(np.asarray(to_picture(image)), pixels)
+
+
+def test_values_outside_the_range_are_clamped_once_saved() -> None:
+    image = torch.tensor([-0.5, 0.5, 1.5]).view(1, 3, 1, 1)
+    assert to_picture(image).getpixel((0, 0)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    ("edge", "pixels", "expected"),
+    [
+        ("long", 512, (384, 512)),
+        ("short", 512, (512, 682)),
+        ("long", None, (768, 1024)),
+        ("long", 2048, (1536, 2048)),
+    ],
+)
+def test_size_keeps_proportions(edge: str, pixels: int | None, expected: tuple[int, int]) -> None:
+    assert scaled_size((768, 1024), edge, pixels) == expected  # type: ignore[arg-type]
+
+
+def test_antialiasing_averages_what_plain_interpolation_skips() -> None:
+    stripes = (torch.arange(64) % 2).float().view(1, 1, 1, 64).expand(1, 3, 8, 64).contiguous()
+    smooth = resize(stripes, (8, 16), "bilinear", antialias=True)
+    assert smooth.std() < 0.05
+    assert smooth.is_contiguous()
+    single = torch.zeros(1, 3, 8, 64)
+    single[..., 0] = 1
+    assert resize(single, (8, 16), "bilinear", antialias=False).max() == 0
+
+
+def test_resizing_stays_in_range_and_does_nothing_at_the_same_size(
+    images: tuple[Tensor, Tensor],
+) -> None:
+    assert resize(images[0], (24, 40), "bicubic", antialias=True) is images[0]
+    step = (torch.arange(40) > 20).float().view(1, 1, 1, 40).expand(1, 3, 24, 40).contiguous()
+    larger = resize(step, (48, 80), "bicubic", antialias=True)
+    assert larger.min() >= 0
+    assert larger.max() <= 1
+
+
+def test_noise_depends_on_its_seed_alone_and_keeps_its_level() -> None:
+    torch.manual_seed(1)
+    first = white_noise((64, 48), seed=5, level=0.1)
+    torch.manual_seed(2)
+    assert torch.equal(first, white_noise((64, 48), seed=5, level=0.1))
+    assert not torch.equal(first, white_noise((64, 48), seed=6, level=0.1))
+    assert first.min() >= 0.45
+    assert first.max() <= 0.55
+    assert first.std().item() == pytest.approx(0.1 / 12**0.5, rel=0.05)

@@ -1,0 +1,186 @@
+"""The report in a real browser: it loads, fits, does what it offers, and asks for nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_report import finished
+
+from pipeline.config.params import read_params
+from pipeline.stages.report import report
+
+__all__ = ["finished"]
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="no playwright: pip install 'style-transfer-pipeline[browser]'"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
+
+PAGES = ["index.html", "compare.html", "experiments/first.html", "experiments/second.html"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("browser")
+    shutil.copytree(finished, workspace, dirs_exist_ok=True)
+    with contextlib.chdir(workspace):
+        report(read_params())
+    return workspace / "reports"
+
+
+@pytest.fixture
+def page(browser: Any, folder: Path) -> Iterator[Any]:
+    """A page that fails the test on any error, and on any request outside the report."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(message.text) if _is_error(message) else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(request.url))
+    allowed = f"{folder.as_uri()}/", "data:"
+    page.on("request", lambda r: None if r.url.startswith(allowed) else wrong.append(r.url))
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _is_error(message: Any) -> bool:
+    return message.type in ("error", "warning")
+
+
+def open_page(page: Any, folder: Path, name: str) -> None:
+    page.goto(f"{folder.as_uri()}/{name}")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_image_loads_and_has_a_description(page: Any, folder: Path, name: str) -> None:
+    open_page(page, folder, name)
+    images = page.evaluate(
+        """async () => Promise.all([...document.images].map(async (image) => {
+            image.loading = "eager";
+            await image.decode().catch(() => null);
+            return [image.src, image.naturalWidth, image.alt];
+        }))"""
+    )
+    assert len(images) >= 2
+    for source, width, description in images:
+        assert width > 0, source
+        assert description, source
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_runs_over_the_side(
+    page: Any, folder: Path, name: str, scheme: str, width: int
+) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    open_page(page, folder, name)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_control_has_a_name_and_the_headings_their_order(
+    page: Any, folder: Path, name: str
+) -> None:
+    open_page(page, folder, name)
+    nameless = page.evaluate(
+        """[...document.querySelectorAll("input, select, button")].filter((control) => {
+            const label = control.ariaLabel || control.labels?.[0]?.textContent;
+            return !(label || control.querySelector("img")?.alt || "").trim();
+        }).length"""
+    )
+    assert nameless == 0
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((h) => +h.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_slider_uncovers_the_content_and_the_style(page: Any, folder: Path) -> None:
+    open_page(page, folder, "experiments/first.html")
+    over = page.locator(".slider img").nth(1)
+    assert over.get_attribute("src").endswith("pictures/chelsea.jpg")
+    page.get_by_label("against the style").check()
+    assert over.get_attribute("src").endswith("pictures/gravel.jpg")
+    cut = "document.querySelector('.slider').style.getPropertyValue('--cut')"
+    assert page.evaluate(cut) == "0%"
+    page.get_by_label("Share of the picture").focus()
+    page.keyboard.press("End")
+    assert page.evaluate(cut) == "100%"
+    box = page.locator(".slider").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 10)
+    assert float(page.evaluate(cut).removesuffix("%")) == pytest.approx(25, abs=1)
+
+
+def test_steps_of_a_run_follow_the_keyboard_and_the_mouse(page: Any, folder: Path) -> None:
+    open_page(page, folder, "experiments/first.html")
+    shown = page.locator(".frame img")
+    assert shown.get_attribute("src").endswith("00004.jpg")
+    page.get_by_label("evaluation").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown.get_attribute("src").endswith("00001.jpg")
+    assert page.locator(".frame figcaption").inner_text() == "evaluation 1"
+    page.locator(".strip button").nth(1).click()
+    assert shown.get_attribute("src").endswith("00004.jpg")
+
+
+def test_comparison_shows_both_and_in_what_they_differ(page: Any, folder: Path) -> None:
+    open_page(page, folder, "compare.html#a=second&b=first")
+    assert page.locator("#choice-a").input_value() == "second"
+    differing = page.locator("#differences th").all_inner_texts()
+    assert set(differing) == {"content", "init", "content_weight"}
+    page.locator("#choice-a").select_option("first")
+    assert page.locator("#differences").inner_text() == "none"
+    assert page.url.endswith("#a=first&b=first")
+
+
+def test_zoom_and_position_are_shared(page: Any, folder: Path) -> None:
+    open_page(page, folder, "compare.html")
+    assert page.locator("#choice-a").input_value() != page.locator("#choice-b").input_value()
+    transforms = "[...document.querySelectorAll('.view img')].map((i) => i.style.transform)"
+    page.locator(".view").first.hover()
+    page.mouse.wheel(0, 100)
+    assert page.evaluate("document.querySelector('#zoom').value") == "1"  # the page scrolls
+    page.locator("#zoom").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    zoomed = page.evaluate(transforms)
+    assert zoomed[0] == zoomed[1]
+    assert "scale(2)" in zoomed[0]
+    page.locator(".view").first.focus()
+    page.keyboard.press("ArrowRight")
+    moved = page.evaluate(transforms)
+    assert moved[0] == moved[1] != zoomed[0]
+    page.locator(".view").first.hover()
+    page.mouse.wheel(0, -100)
+    page.wait_for_function(f"{transforms}[1].includes('scale(2.5)')")
+
+
+def test_pages_can_be_read_without_javascript(browser: Any, folder: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for name in PAGES:
+        open_page(page, folder, name)
+        assert page.locator("input:visible, select:visible").count() == 0
+        assert page.locator("img:visible").count() >= 2
+    open_page(page, folder, "compare.html")
+    assert page.get_by_role("heading", name="All experiments").is_visible()
+    context.close()

@@ -1,0 +1,195 @@
+"""What can only be seen on a CUDA GPU; needs torch, Lightning, rich and nothing else of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.losses.evaluator import Recorded, quickest
+from pipeline.losses.objective import Objective
+from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.vgg import down_to
+from pipeline.optim.lbfgs import LBFGS
+from pipeline.runtime.precision import Precision
+from pipeline.transfer.callbacks import Refinement
+from pipeline.transfer.fit import fit
+from pipeline.transfer.module import StyleTransfer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+
+
+def objective_on(
+    device: str,
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    precision: Precision = "float32",
+    pooling: str = "avg",
+) -> Objective:
+    return Objective(
+        FrozenFeatures(down_to(weights, ["conv3_1"]), pooling, precision, device),
+        *(image.to(device) for image in images),
+        content_layers={"conv2_2": 1.0},
+        style_layers={"conv1_1": 0.5, "conv3_1": 0.5},
+        content_weight=0.1,
+        style_weight=1.0,
+        range_weight=1.0,
+    )
+
+
+def run(
+    device: str, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], folder: Path
+) -> StyleTransfer:
+    objective = objective_on(device, weights, images)
+    lbfgs = {"lr": 1.0, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0}
+    module = StyleTransfer(objective, images[0], lbfgs)
+    fit(module, name=device, folder=folder, evaluations=10, intermediates=[5])
+    return module
+
+
+def test_gpu_run_stays_on_the_gpu_and_agrees_with_the_cpu(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    on_gpu = run("cuda", weights, images, tmp_path / "gpu")
+    on_cpu = run("cpu", weights, images, tmp_path / "cpu")
+    assert on_gpu.image.device.type == "cuda"
+    assert next(on_gpu.objective.buffers()).device.type == "cuda"
+    torch.testing.assert_close(
+        on_gpu.losses["total"].cpu(), on_cpu.losses["total"], rtol=0.02, atol=0
+    )
+
+
+def test_gpu_run_gives_the_same_image_twice(
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    first, second = (run("cuda", weights, images, tmp_path / name) for name in "ab")
+    assert torch.equal(first.image, second.image)
+
+
+def test_gpu_run_goes_on_in_float32_by_another_recording(
+    weights: dict[str, Tensor],
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Refinement, "EVALUATIONS", 3)
+    monkeypatch.setattr(Refinement, "GAIN", 1.0)
+    module = StyleTransfer(objective_on("cuda", weights, images, "tf32"), images[0], {})
+    fit(
+        module,
+        name="cuda",
+        folder=tmp_path,
+        evaluations=10,
+        exact=lambda: objective_on("cuda", weights, images),
+    )
+    assert 0 < module.exact_evaluations < 10
+    exact = objective_on("cpu", weights, images)
+    before, after = (
+        float(exact(image.detach().cpu()).total) for image in (images[0], module.image)
+    )
+    assert after < 0.9 * before
+
+
+@pytest.fixture
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.usefixtures("_deterministic")
+def test_evaluation_is_recorded_as_a_cuda_graph(
+    weights: dict[str, Tensor], images: tuple[Tensor, Tensor], precision: Precision, pooling: str
+) -> None:
+    objective = objective_on("cuda", weights, images, precision, pooling)
+    image = images[0].cuda()
+    recorded = quickest(objective, image)
+    assert isinstance(recorded, Recorded)
+    for other in (image, images[1].cuda()):
+        other.requires_grad_()
+        expected = objective.named(objective(other))
+        found = recorded(other)
+        gradients = [torch.autograd.grad(each["total"], other)[0] for each in (found, expected)]
+        torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+        for name in expected:
+            torch.testing.assert_close(found[name].detach(), expected[name].detach())
+
+
+@pytest.mark.parametrize(("precision", "off"), [("float32", 1e-4), ("tf32", 0.02), ("bf16", 0.06)])
+def test_every_precision_evaluates_what_a_cpu_does(
+    weights: dict[str, Tensor], precision: Precision, off: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    content, style, image = (torch.rand((1, 3, 75, 101), generator=generator) for _ in range(3))
+    found = []
+    for objective, device in (
+        (objective_on("cpu", weights, (content, style)), "cpu"),
+        (objective_on("cuda", weights, (content, style), precision), "cuda"),
+    ):
+        tried = image.to(device).requires_grad_()
+        total = objective(tried).total
+        (gradient,) = torch.autograd.grad(total, tried)
+        found.append((total.detach().cpu(), gradient.cpu()))
+    (expected, right), (total, gradient) = found
+    assert abs(total - expected) < off * expected
+    assert (gradient - right).norm() < off * right.norm()
+
+
+def test_steps_of_lbfgs_are_torchs() -> None:
+    paths = []
+    for name in ("ours", "torch"):
+        point = torch.linspace(-1, 1, 300, device="cuda").requires_grad_()
+        slopes = torch.logspace(-2, 0, 300, device="cuda")
+        optimizer = (
+            LBFGS(point, history_size=5)
+            if name == "ours"
+            else torch.optim.LBFGS(
+                [point], max_iter=1, history_size=5, tolerance_grad=0, tolerance_change=0
+            )
+        )
+
+        def closure(point: Tensor = point, slopes: Tensor = slopes) -> Tensor:
+            point.grad = slopes * point.detach().sinh()
+            return (slopes * point.detach().cosh()).sum()
+
+        for _ in range(12):
+            optimizer.step(closure)
+        paths.append(point.detach().clone())
+    torch.testing.assert_close(*paths, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_deterministic")
+def test_lbfgs_goes_on_from_a_kept_state_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first steps in a process are no replays, those of the run that was not stopped are."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    slopes = torch.logspace(-2, 0, 3000, device="cuda")
+
+    def descend(point: Tensor, optimizer: LBFGS, steps: int) -> None:
+        def closure() -> Tensor:
+            point.grad = slopes * point.detach().sinh()
+            return (slopes * point.detach().cosh()).sum()
+
+        for _ in range(steps):
+            optimizer.step(closure)
+
+    def begin() -> Tensor:
+        return torch.linspace(-1, 1, 3000, device="cuda").requires_grad_()
+
+    whole, stopped = begin(), begin()
+    descend(whole, LBFGS(whole, history_size=5, scaling="mean"), 20)
+    optimizer = LBFGS(stopped, history_size=5, scaling="mean")
+    descend(stopped, optimizer, 11)
+    resumed = stopped.detach().clone().requires_grad_()
+    other = LBFGS(resumed, history_size=5, scaling="mean")
+    other.load_state_dict(optimizer.state_dict())
+    descend(resumed, other, 9)
+    assert torch.equal(resumed, whole)

@@ -1,0 +1,337 @@
+"""A run that leaves for good, stands still or gains too little: what it does then, and says."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_params, write_params
+from test_resuming import run_stopped_at
+from test_stylize import history, outputs
+from test_tracking import inspected
+
+from pipeline import paths
+from pipeline.config.params import read_params
+from pipeline.errors import UserError
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.tensors import to_picture
+from pipeline.losses.objective import Losses, Objective
+from pipeline.stages.stylize import stylize
+from pipeline.transfer.convergence import EVERY, EXPLODED, STILL, Course
+from pipeline.transfer.module import StyleTransfer
+
+EVALUATIONS = 60
+
+
+@pytest.fixture
+def settled(prepared: Path, weights_file: Path) -> Any:
+    """Changes the experiment ``first`` of 60 evaluations."""
+
+    def settle(every: float = 1000, **settings: Any) -> None:
+        params: Any = tiny_params(weights_file)
+        params["defaults"] |= {"evaluations": EVALUATIONS, "precision": "float32"}
+        params["experiments"]["first"].update(settings)
+        params["checkpoints"] = {"every": every}
+        write_params(prepared, params)
+
+    settle()
+    return settle
+
+
+def status() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())
+    return found
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float) -> None:
+    """Multiplies the losses of some evaluations."""
+    honest = StyleTransfer.training_step
+
+    def spoilt(self: StyleTransfer, *arguments: Any) -> torch.Tensor:
+        loss = honest(self, *arguments)
+        if self.evaluations in evaluations:
+            self.losses = {name: factor * value for name, value in self.losses.items()}
+            return factor * loss
+        return loss
+
+    monkeypatch.setattr(StyleTransfer, "training_step", spoilt)
+
+
+def test_run_that_uses_its_budget_has_nothing_to_say(settled: Any) -> None:
+    stylize("first", read_params())
+    assert status() == {"kind": "budget", "reason": "all 60 evaluations were used", "notes": []}
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
+def test_run_that_diverges_once_goes_on_from_its_best_image(
+    factor: float, settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {23}, factor)
+    handler = signal.getsignal(signal.SIGINT)
+    stylize("first", read_params())
+    assert signal.getsignal(signal.SIGINT) is handler
+    found = status()
+    assert found["kind"] == "budget"
+    assert len(found["notes"]) == 1
+    assert "at evaluation 23" in found["notes"][0]
+    assert (
+        "went on from the best image, with lbfgs.lr and largest_step times 0.1" in found["notes"][0]
+    )
+    rows = history("first")
+    assert rows[-1]["evaluation"] == EVALUATIONS
+    best = min(row["total"] for row in rows if row["evaluation"] <= 30)
+    again = next(row for row in rows if row["evaluation"] > 30)
+    assert again["total"] == pytest.approx(best, rel=1e-4)
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] < best
+
+
+def test_run_that_diverges_twice_ends_with_its_best_image(
+    settled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, {23, 34}, float("nan"))
+    stylize("first", read_params())
+    found = status()
+    assert found["kind"] == "divergence"
+    assert found["reason"].endswith("at evaluation 34; the picture is the best there was")
+    assert len(found["notes"]) == 1
+    assert "first: ended by divergence" in capsys.readouterr().out
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] == pytest.approx(
+        min(row["total"] for row in history("first")), rel=1e-4
+    )
+
+
+def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> None:
+    """No loss is spoilt here: L-BFGS itself leaves, and the damped one returns."""
+    settled(lbfgs={"lr": 12.0, "scaling": "newest"}, largest_step=1.0)
+    stylize("first", read_params())
+    found = status()
+    assert found["notes"]
+    rows = history("first")
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] <= min(row["total"] for row in rows) * (1 + 1e-4)
+    assert metrics["total"] < 0.7 * rows[0]["total"]
+
+
+@pytest.mark.parametrize("evaluation", [5, 24, 28, 33, 45])
+def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
+    evaluation: int, settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {23}, float("nan"))
+    settled(every=0, early_stop={"evaluations": 15, "gain": 0.01})
+    stylize("first", read_params())
+    expected = outputs("first")
+    run_stopped_at(monkeypatch, evaluation)
+    stylize("first", read_params())
+    assert outputs("first") == expected
+
+
+@pytest.mark.parametrize("evaluations", [55, 60, 200])
+@pytest.mark.parametrize("spoilt", [set[int](), {54}, {23, 54}])
+def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
+    spoilt: set[int], evaluations: int, settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decided the end lies before the last checkpoint, and is not decided again."""
+    spoil(monkeypatch, spoilt, float("nan"))
+    settled(every=0, evaluations=evaluations, early_stop={"evaluations": 13, "gain": 0.04})
+    stylize("first", read_params())
+    expected = outputs("first")
+
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stages.stylize._write_results", full)
+        with pytest.raises(UserError):
+            stylize("first", read_params())
+    stylize("first", read_params())
+    assert outputs("first") == expected
+
+
+def test_last_step_that_nobody_saw_is_looked_at(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = StyleTransfer.optimizer_step
+
+    def spoil_the_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
+        honest(self, *arguments, **options)
+        if self.iterations == EVALUATIONS:
+            self.image = self.image * float("nan")
+
+    monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
+    stylize("first", read_params())
+    assert status()["kind"] == "divergence"
+    assert status()["reason"].startswith("the total loss is nan after the last step")
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] == pytest.approx(
+        min(row["total"] for row in history("first")), rel=1e-4
+    )
+
+
+def test_explosion_is_not_taken_for_the_stalling_of_bf16(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(precision="bf16")
+    spoil(monkeypatch, {24, 25}, 1e9)
+    stylize("first", read_params())
+    (note,) = status()["notes"]
+    assert "at evaluation 24" in note
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    assert metrics["total"] < min(row["total"] for row in history("first")[:23]) * 1.05
+
+
+def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {23}, float("nan"))
+    stylize("first", read_params())
+    logged = [json.dumps(row) for row in inspected(Path.cwd()) if "history" in row]
+    assert sum('"total"' in row for row in logged) == len(history("first"))
+
+
+@pytest.mark.parametrize("tolerance", ["tolerance_grad", "tolerance_change"])
+def test_tolerance_that_lets_nothing_move_is_named(tolerance: str, settled: Any) -> None:
+    settled(lbfgs={tolerance: 1e6})
+    with pytest.raises(UserError, match=f"did not move: .*lbfgs.{tolerance}"):
+        stylize("first", read_params())
+
+
+def test_start_without_a_loss_is_an_error(settled: Any) -> None:
+    settled(style_weight=1e38)
+    with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
+        stylize("first", read_params())
+    assert not (paths.EXPERIMENTS / "first/image.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("lbfgs", "reason"),
+    [
+        ({"tolerance_grad": 1e6}, "no part of the gradient is above lbfgs.tolerance_grad"),
+        ({"tolerance_change": 1e6}, "no direction gains more than lbfgs.tolerance_change"),
+    ],
+)
+def test_image_that_stands_still_ends_the_run(
+    lbfgs: dict[str, float], reason: str, settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = StyleTransfer.configure_optimizers
+
+    def tolerant(self: StyleTransfer) -> Any:
+        optimizer = honest(self)
+        step = optimizer.step
+
+        def later(*arguments: Any, **options: Any) -> Any:
+            if self.iterations == 8:  # once it has moved
+                optimizer.param_groups[0].update(lbfgs)
+            return step(*arguments, **options)
+
+        optimizer.step = later  # type: ignore[method-assign]
+        return optimizer
+
+    monkeypatch.setattr(StyleTransfer, "configure_optimizers", tolerant)
+    stylize("first", read_params())
+    found = status()
+    assert found["kind"] == "standstill"
+    assert found["reason"].endswith(reason)
+    assert len(history("first")) == STILL + EVERY
+
+
+def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled(lbfgs={"line_search_fn": "strong_wolfe", "max_eval": 3}, evaluations=400)
+    searched = "pipeline.optim.lbfgs.LBFGS._searched"
+
+    def nothing(self: Any, closure: Any, *_: Any) -> float:
+        return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
+
+    monkeypatch.setattr(searched, nothing)
+    stylize("first", read_params())
+    assert status()["reason"].endswith("the line search finds no lower loss")
+
+
+def test_early_stop_ends_a_run_that_gains_too_little(settled: Any) -> None:
+    stylize("first", read_params())
+    whole = [row["total"] for row in history("first")]
+    settled(early_stop={"evaluations": 10, "gain": 0.15})
+    stylize("first", read_params())
+    found, totals = status(), [row["total"] for row in history("first")]
+    assert found["kind"] == "early stop"
+    assert "less than early_stop asks for (15.00%)" in found["reason"]
+    assert totals == whole[: len(totals)]
+    assert 10 < len(totals) < EVALUATIONS
+    assert min(totals[-20:]) > 0.8 * min(totals[:-20])
+
+
+def rows(totals: list[float]) -> list[dict[str, float]]:
+    return [
+        {"evaluation": index + 1, "iteration": index, "total": total}
+        for index, total in enumerate(totals)
+    ]
+
+
+def test_loss_that_rises_for_a_while_is_no_divergence() -> None:
+    course = Course()
+    course.see(rows([1.0, 0.999 * EXPLODED, 0.5, 0.1]))
+    assert not course.diverged
+    course.see(rows([1.001 * EXPLODED]))
+    assert "1000 times that of the start" in course.diverged
+
+
+def test_what_a_line_search_tries_is_no_divergence() -> None:
+    course = Course()
+    tried = [1.0, 1e9, math.nan, 0.9]
+    course.see([{**row, "iteration": 0} for row in rows(tried)])
+    assert not course.diverged
+    assert course.lowest == 0.9
+    course.see([{**row, "iteration": 1} for row in rows([math.nan])])
+    assert course.diverged
+
+
+def test_evaluations_of_a_line_search_count_once() -> None:
+    course = Course()
+    for row in rows([1.0] * 40):
+        course.see([{**row, "iteration": 7}])
+    assert course.still == 0
+
+
+def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) -> None:
+    class Constant(Objective):
+        def forward(self, image: torch.Tensor) -> Losses:
+            raise NotImplementedError
+
+    module = StyleTransfer(Constant.__new__(Constant), images[0], {})
+    course = Course()
+    seen = {}
+    for total in (3.0, 2.0, float("nan"), 5.0):
+        module.losses = {"total": torch.tensor(total)}
+        module.evaluated = images[0] + total / 10
+        seen[total] = module.evaluated.clone()
+        course.on_after_backward(None, module)  # type: ignore[arg-type]
+    assert course.best is not None
+    assert torch.equal(course.best, seen[2.0])
+    course.restart()  # now in another precision: a little more is as good, much more is not
+    for total, better in ((9.0, False), (2.05, True)):
+        module.losses = {"total": torch.tensor(total)}
+        module.evaluated = images[0] + total / 10
+        course.on_after_backward(None, module)  # type: ignore[arg-type]
+        assert torch.equal(course.best, module.evaluated) == better
+
+
+def test_picture_of_a_diverged_run_is_its_best_image(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, {23, 34}, float("nan"))
+    kept: list[torch.Tensor] = []
+    honest = Course._refuse_diverged
+
+    def looking(self: Course) -> None:
+        if self.diverged and self.best is not None:
+            kept.append(self.best.clone())
+        honest(self)
+
+    monkeypatch.setattr(Course, "_refuse_diverged", looking)
+    stylize("first", read_params())
+    picture = read_picture(paths.EXPERIMENTS / "first/image.png")
+    assert picture.tobytes() == to_picture(kept[-1]).tobytes()

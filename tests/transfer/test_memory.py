@@ -1,0 +1,125 @@
+"""What a run is expected to take of the memory; ``benchmarks.speed --parts run`` measures it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_params, write_params
+
+from pipeline import paths
+from pipeline.config.params import read_params
+from pipeline.errors import UserError
+from pipeline.networks.layers import LAYERS
+from pipeline.stages.stylize import stylize
+from pipeline.transfer import memory
+from pipeline.transfer.memory import (
+    GIB,
+    HEAP,
+    IMAGES,
+    Demand,
+    available,
+    estimate,
+    refuse_what_does_not_fit,
+)
+from pipeline.transfer.resources import demands
+
+VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
+DEMAND = Demand((768, 1024), (768, 1024), VGG, ["conv4_2"], ["conv1_1"], 20, "float32", "avg")
+PIXELS = 768 * 1024
+
+
+def test_bytes_of_two_layers_add_up() -> None:
+    """By hand: a history of 1 is 5 images; maps of 8 and 16 channels of 4 bytes are the peak."""
+    demand = DEMAND._replace(
+        channels={"conv1_1": 8, "conv1_2": 16},
+        content_layers=[],
+        style_layers=["conv1_2"],
+        history_size=1,
+    )
+    kernels = 9 * (3 * 8 + 8 * 16) * 12
+    maps = PIXELS * 4 * (8 + 16)
+    stayed = PIXELS * 4 * 16  # for the Gram matrix, on the way back
+    expected = kernels + (5 + IMAGES) * 12 * PIXELS + maps + stayed + HEAP
+    assert estimate(demand) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"size": (800, 1024)},
+        {"style_size": (4000, 4000)},
+        {"history_size": 21},
+        {"precision": "bf16"},
+        {"style_layers": ["conv1_1", "conv1_2"]},
+        {"original": 200_000_000},
+    ],
+)
+def test_more_takes_more(more: dict[str, object]) -> None:
+    assert estimate(DEMAND._replace(**more)) > estimate(DEMAND)  # type: ignore[arg-type]
+
+
+def test_what_fits_is_not_refused_and_what_is_advised_fits() -> None:
+    needed = estimate(DEMAND)
+    refuse_what_does_not_fit(DEMAND, needed, 1024)
+    with pytest.raises(UserError) as refused:
+        refuse_what_does_not_fit(DEMAND, needed - 1, 1024)
+    message = str(refused.value)
+    assert message.startswith(f"1024x768 pixels take {needed / GIB:.1f} GiB of memory, and")
+    advised = re.search(r"What fits: size (\d+) or lbfgs.history_size (\d+)$", message)
+    assert advised is not None
+    refuse_what_does_not_fit(DEMAND.reduced(int(advised[1]) / 1024), needed - 1, 1024)
+    refuse_what_does_not_fit(DEMAND._replace(history_size=int(advised[2])), needed - 1, 1024)
+    with pytest.raises(UserError, match=r"GiB are free. Close what else takes memory"):
+        refuse_what_does_not_fit(DEMAND, 1000, 1024)
+
+
+def test_container_may_have_less_than_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    machine = available(cpu)
+    assert machine > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available(cpu) == pytest.approx(machine, rel=0.5)
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    (tmp_path / "memory.stat").write_text("anon 800\ninactive_file 300\nactive_file 200\n")
+    assert available(cpu) == 2000
+    (tmp_path / "memory.max").unlink()
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("3000\n")
+    (old / "memory.usage_in_bytes").write_text("1500\n")
+    (old / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100\n")
+    assert available(cpu) == 1600
+
+
+def test_run_that_does_not_fit_is_refused_before_it_begins(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.transfer.resources.available", lambda _: 900 * 2**20)
+    params = tiny_params(weights_file)
+    params["defaults"] |= {"size": 2000}  # type: ignore[operator]
+    write_params(prepared, params)
+    with pytest.raises(
+        UserError, match=r"2000x1330 pixels take .* GiB are free. What fits: size \d+$"
+    ):
+        stylize("first", read_params())
+    assert not (paths.EXPERIMENTS / "first/history.csv").exists()
+
+
+def test_both_networks_of_a_warm_start_are_looked_at(prepared: Path, weights_file: Path) -> None:
+    params = tiny_params(weights_file)
+    params["defaults"] |= {"warm_start": "embedded", "style_resize": "own"}  # type: ignore[operator]
+    write_params(prepared, params)
+    experiment = read_params().experiments["first"]
+    found = demands(experiment, torch.device("cpu"), "float32")
+    assert [demand.channels["conv1_1"] for demand in found] == [64, 16]
+    assert [demand.size for demand in found] == [(21, 32)] * 2
+    assert found[0].style_size == (32, 32)
+    on_a_gpu = demands(experiment, torch.device("cuda"), "float32")
+    assert estimate(on_a_gpu[0]) - HEAP == pytest.approx(2.5 * (estimate(found[0]) - HEAP))
