@@ -11,8 +11,8 @@ import torch
 from test_module import PLAIN, fit
 from torch import Tensor
 
+from pipeline.losses import evaluator as recording
 from pipeline.losses.evaluator import Evaluation, Evaluator, Recorded
-from pipeline.losses.functions import evaluator as recording
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
