@@ -1,45 +1,51 @@
-"""What params.yaml came to when a `dvc repro` began: files that its stages depend on.
+"""The plan: everything that decides the result of a stage, written before the stage runs.
 
-A run takes long, and params.yaml may be edited meanwhile. What DVC runs does as was planned, which
-is what DVC writes down that it did; what is run by hand does as params.yaml says now.
+The stage ``plan`` runs after ``fetch`` and writes one file for each experiment. It binds the
+experiment's complete settings, the hashes of its input pictures, and the hash of the code that
+computes it. Later stages read their plan and not params.yaml, so that a run ends with the settings
+it began with, and DVC re-runs a stage when its plan has changed and at no other time.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.config.schema import CataloguedImage, Experiment, Params
-from pipeline.files import write_json
+from pipeline.config.code_hash import code_hash
+from pipeline.config.schema import Experiment, Params
+from pipeline.errors import UserError
+from pipeline.files import sha256, write_json
+from pipeline.settings import Section
 
-_IMAGES, _EXPERIMENTS = paths.PLAN / "images.json", paths.PLAN / "experiments"
-
-
-def write_plan(params: Params) -> None:
-    """Writes each experiment's settings, and where the pictures come from that these name."""
-    shutil.rmtree(paths.PLAN, ignore_errors=True)
-    named = {name for each in params.experiments.values() for name in (each.content, each.style)}
-    images = {
-        name: params.images[name].model_dump(include={"source", "hash"}) for name in sorted(named)
-    }
-    write_json(_IMAGES, images)
-    for name, settings in params.experiments.items():
-        write_json(_EXPERIMENTS / f"{name}.json", settings.model_dump())
+STYLIZE = "pipeline.experiments.run"
+"""The module whose imports compute an experiment."""
 
 
-def as_planned(params: Params) -> Params:
-    """Returns the parameters with the images and experiments of the plan, where DVC asks."""
-    if "DVC_STAGE" not in os.environ or not _IMAGES.is_file():
-        return params
-    images: dict[str, Any] = json.loads(_IMAGES.read_text("utf-8"))
-    planned = {
-        "images": {name: CataloguedImage(**image) for name, image in images.items()},
-        "experiments": {
-            file.stem: Experiment(**json.loads(file.read_text("utf-8")))
-            for file in sorted(_EXPERIMENTS.glob("*.json"))
-        },
-    }
-    return params.model_copy(update=planned)
+class InputImage(Section):
+    """A picture that an experiment uses.
+
+    Attributes:
+        name: in the catalogue; the file is ``data/images/NAME.png``.
+        sha256: of that file.
+    """
+
+    name: str
+    sha256: str
+
+
+class Plan(Section):
+    """Everything that decides the result of one experiment, beside the prepared network.
+
+    Attributes:
+        experiment: its name.
+        settings: all of them, completed from the defaults.
+        images: {role: picture}; the roles are ``content`` and ``style``.
+        code: hash of the modules that compute it.
+    """
+
+    experiment: str
+    settings: Experiment
+    images: dict[str, InputImage]
+    code: str
