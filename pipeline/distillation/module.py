@@ -26,9 +26,9 @@ class DistillationModule(pl.LightningModule):
     """Fits the student's predictions to the teacher's features.
 
     The loss of a layer is its fraction of variance unexplained: the squared error over the variance
-    of the teacher's features, both summed over filters. Style transfer uses the network plain and
-    rescaled, so the loss is the mean of two fractions: for VGG-19's filters as they are, and for
-    filters divided by their mean activations.
+    of the teacher's features, both summed over filters. It is 0 for a perfect prediction and 1 for
+    each filter's mean. Style transfer uses the network plain and rescaled, so the loss is the mean
+    of two fractions: for VGG-19's filters as they are, and divided by their mean activations.
 
     Muon (Jordan et al. 2024) trains the convolutions and the heads of blocks 3 to 5, AdamW the
     biases and the other heads; their learning rates follow the same schedule.
@@ -76,10 +76,7 @@ class DistillationModule(pl.LightningModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 
     def residuals(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Returns {layer: (2,) fractions of variance unexplained, filters plain and rescaled}.
-
-        0 is a perfect prediction, 1 is as good as each filter's mean.
-        """
+        """Returns {layer: (2,) fractions of variance unexplained, filters plain and rescaled}."""
         residuals = {}
         for name, features in self.student(batch.images):
             target = batch.targets[name].float()

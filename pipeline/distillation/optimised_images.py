@@ -32,20 +32,17 @@ STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 def optimised_images(
     weights: Mapping[str, Tensor], means: Mapping[str, Tensor], sampler: CropSampler
 ) -> list[Tensor]:
-    """Returns the images of eight style transfers by the student, at three points in time.
+    """Returns the images of eight style transfers by the student, after each of ``SNAPSHOTS``.
 
+    They are (8, 3, S, S) float32, RGB, not clamped; those with NaN or infinity are left out.
     Content, style, start and loss weights of each are drawn at random, and the sum of all losses
     is minimised. Each loss is divided by the squared norm of its target, so that none dominates.
 
     Args:
-        weights: the student's, as ``pipeline.networks.small_vgg`` takes them.
-        means: {layer: (N,)} mean activations of VGG-19's filters; half of the calls, at random,
-            use the network rescaled by them.
+        weights: the student's, as ``small_vgg`` takes them.
+        means: {layer: (N,)} mean activations of VGG-19's filters, by which the network is rescaled
+            in half of the calls, at random.
         sampler: draws the pictures; its generator draws everything else.
-
-    Returns:
-        (8, 3, S, S) float32 images, RGB, not clamped, after each of ``SNAPSHOTS``; those with NaN
-        or infinity are left out.
     """
     random = sampler.random
     network = Features(tapped(weights, means if random.random() < 0.5 else None), "avg")
@@ -78,14 +75,18 @@ def optimised_images(
 def _statistics(network: Features, images: Tensor) -> list[Tensor]:
     """Returns the features of the content layer and the Gram matrices of the style layers."""
     features = network(images, [CONTENT_LAYER, *STYLE_LAYERS])
-    of_style = [torch.split(features[name], 1) for name in STYLE_LAYERS]
-    return [features[CONTENT_LAYER], *(torch.stack(list(map(gram_matrix, f))) for f in of_style)]
+    return [features[CONTENT_LAYER], *(_gram_matrices(features[name]) for name in STYLE_LAYERS)]
+
+
+def _gram_matrices(features: Tensor) -> Tensor:
+    """Returns the (B, C, C) Gram matrices of (B, C, H', W') features."""
+    return torch.stack([gram_matrix(each) for each in torch.split(features, 1)])
 
 
 def _relative_errors(values: Tensor, targets: Tensor) -> Tensor:
     """Returns the (B,) squared norms of the differences over those of the targets."""
-    differences = (values - targets).flatten(1).square().sum(1)
-    return differences / targets.flatten(1).square().sum(1)
+    squares = (values - targets).square().flatten(1).sum(1)
+    return squares / targets.square().flatten(1).sum(1)
 
 
 def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> list[Tensor]:

@@ -155,12 +155,8 @@ def train(module: DistillationModule, folder: Path, logger: Logger | None) -> st
 @torch.no_grad()
 def mean_residuals(module: DistillationModule, sampler: CropSampler) -> dict[str, float]:
     """Returns each layer's fraction of variance unexplained on new crops, filters not rescaled."""
-    sums = dict.fromkeys(SMALL_LAYERS, 0.0)
-    crops = sampler.crops(SAMPLE).to(module.device)
-    for images in torch.split(crops, module.settings.batch_size):
-        for name, (plain, _) in module.residuals(module.data.batch(images)).items():
-            sums[name] += plain.item() * len(images)
-    return {name: round(total / SAMPLE, 4) for name, total in sums.items()}
+    batch = module.data.batch(sampler.crops(SAMPLE).to(module.device))
+    return {name: round(plain.item(), 4) for name, (plain, _) in module.residuals(batch).items()}
 
 
 class _LossCurve(pl.Callback):

@@ -96,11 +96,7 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
 
 
 def load_small(path: Path) -> dict[str, Tensor]:
-    """Loads a small network that ``save_small`` wrote, as float32.
-
-    Raises:
-        UserError: no such file, unreadable, or not a small network.
-    """
+    """Loads a small network that ``save_small`` wrote, as float32; raises as ``load_weights``."""
     tensors, layers = _read(path), ARCHITECTURES["vgg19-small"]
     keys = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias", "head")}
     if missing := sorted({"mean", "std", *keys} - set(tensors)):
