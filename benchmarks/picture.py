@@ -67,12 +67,12 @@ def _evaluations(problem: Problem, precision: Precision) -> float:
     assert isinstance(evaluate, Recorded), "evaluated step by step"
     image = problem.content.clone().requires_grad_()
 
-    def run_all() -> None:
+    def all_of_them() -> None:
         for _ in range(EVALUATIONS):
             torch.autograd.grad(evaluate(image)["total"], image)
         problem.wait()
 
-    return seconds(run_all)
+    return seconds(all_of_them)
 
 
 def _steps(problem: Problem) -> float:
@@ -86,12 +86,12 @@ def _steps(problem: Problem) -> float:
         point.grad = slopes * point.detach()
         return point.grad.sum()
 
-    def run_all() -> None:
+    def all_of_them() -> None:
         for _ in range(STEPS):
             optimizer.step(closure)
         problem.wait()
 
-    run_all()
-    spent = seconds(run_all)
+    all_of_them()
+    spent = seconds(all_of_them)
     assert not optimizer.still, optimizer.still
     return spent
