@@ -93,5 +93,5 @@ def _steps(problem: Problem) -> float:
 
     all_of_them()
     spent = seconds(all_of_them)
-    assert not optimizer.still, optimizer.still
+    assert not optimizer.reason_not_moved, optimizer.reason_not_moved
     return spent
