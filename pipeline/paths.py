@@ -22,6 +22,11 @@ def picture(name: str) -> Path:
     return IMAGES / f"{name}.png"
 
 
+def plan(experiment: str) -> Path:
+    """Returns the path of an experiment's plan."""
+    return PLAN / f"{experiment}.json"
+
+
 def shared_root() -> Path:
     """Returns the repository's absolute path, for what DVC does not manage: downloads and W&B.
 

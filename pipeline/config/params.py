@@ -23,6 +23,7 @@ from pipeline.config.schema import (
     Figure,
     Lbfgs,
     Params,
+    RunOptions,
     Settings,
     Tracking,
 )
@@ -72,6 +73,16 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     _check_figures(path, params)
     _check_layers(path, params)
     return params
+
+
+def read_run_options(experiment: str) -> RunOptions:
+    """Returns the options of params.yaml that decide no result of an experiment.
+
+    Raises:
+        UserError: as ``read_params``.
+    """
+    params = read_params()
+    return RunOptions(params.tracking, params.checkpoints, params.figure_of(experiment))
 
 
 def find_experiment(params: Params, name: str) -> Experiment:

@@ -8,14 +8,10 @@ it began with, and DVC re-runs a stage when its plan has changed and at no other
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from pipeline import paths
 from pipeline.config.code_hash import code_hash
 from pipeline.config.schema import Experiment, Params
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.files import sha256, write_json
 from pipeline.settings import Section
 
@@ -49,3 +45,36 @@ class Plan(Section):
     settings: Experiment
     images: dict[str, InputImage]
     code: str
+
+
+def read_plan(experiment: str) -> Plan:
+    """Returns the plan of an experiment.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = paths.plan(experiment)
+    if not file.is_file():
+        known = [path.stem for path in paths.PLAN.glob("[!_]*.json")]
+        raise UserError(
+            f"there is no plan {file.stem!r} in {paths.PLAN}{nearest(file.stem, known)} "
+            "Run `dvc repro plan`, which writes the plan of each experiment in params.yaml"
+        )
+    return Plan.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
+    """Writes the plans of all experiments whose pictures are there, and returns their names."""
+    code, names = code_hash(STYLIZE), []
+    for name, settings in params.experiments.items():
+        roles = {"content": settings.content, "style": settings.style}
+        if not all(paths.picture(image).is_file() for image in roles.values()):
+            continue
+        images = {
+            role: InputImage(name=image, sha256=sha256(paths.picture(image)))
+            for role, image in roles.items()
+        }
+        plan = Plan(experiment=name, settings=settings, images=images, code=code)
+        write_json(paths.plan(name), plan.model_dump(mode="json"))
+        names.append(name)
+    return names

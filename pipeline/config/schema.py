@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -199,6 +199,19 @@ class Checkpointing(Section):
     """How a run is kept while it goes on. No stage depends on it: changing it re-runs nothing."""
 
     every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+
+class RunOptions(NamedTuple):
+    """The options of a run that do not decide its result, and are therefore not in its plan.
+
+    Attributes:
+        tracking, checkpoints: the sections of that name in params.yaml.
+        group: the group of the run in W&B, the first figure that shows the experiment.
+    """
+
+    tracking: Tracking
+    checkpoints: Checkpointing
+    group: str | None
 
 
 class Params(Section):

@@ -19,7 +19,6 @@ from PIL.Image import Image
 
 from pipeline import paths
 from pipeline.config.params import find_experiment, read_params
-from pipeline.config.plan import as_planned
 from pipeline.config.schema import CataloguedImage, Params
 from pipeline.errors import UserError
 from pipeline.files import sha256
@@ -101,7 +100,7 @@ def _read_or_forgotten(file: Path) -> Image:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the stage for the experiments that the arguments name, or for all, and exits."""
-    run_stage(lambda: fetch(as_planned(read_params()), arguments))
+    run_stage(lambda: fetch(read_params(), arguments))
 
 
 if __name__ == "__main__":

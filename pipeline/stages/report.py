@@ -17,7 +17,7 @@ from pipeline.config.params import read_params
 from pipeline.config.schema import Params
 from pipeline.experiments.results import read_cells
 from pipeline.imaging.picture_files import read_picture
-from pipeline.records.tracking import logged_picture, tracked_run
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.media import MEDIA, Picture, Shown, show
 from pipeline.report.pages import PAGES, SHEETS, write_pages
 from pipeline.stages import run_stage
@@ -72,7 +72,7 @@ def _track(finished: Mapping[str, Shown], params: Params) -> None:
 
 
 def _logged(picture: Picture, caption: str) -> Any:
-    return logged_picture(read_picture(paths.REPORTS / picture.path), caption)
+    return wandb_image(read_picture(paths.REPORTS / picture.path), caption)
 
 
 def _metrics(each: Shown) -> dict[str, float]:

@@ -49,7 +49,7 @@ def test_all_is_made_but_what_fails_and_a_second_time_nothing_runs(
     assert "error: the image did not move" in text
     assert "failed to reproduce 'stylize@third'" in text
     for name in ("first", "second"):
-        stylize(name, read_params())
+        stylize(name)
         history = f"data/experiments/{name}/history.csv"
         assert (project.folder / history).read_bytes() == (prepared / history).read_bytes()
     project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
@@ -65,7 +65,7 @@ def test_what_is_of_other_settings_or_weights_is_made_side_by_side_too(
 ) -> None:
     write_params(prepared, params)
     for name in ("first", "second"):
-        stylize(name, read_params())
+        stylize(name)
     asked: list[list[str]] = []
     monkeypatch.setattr(repro, "_dvc", lambda *_: 0)
     monkeypatch.setattr(repro, "_fitting", len)

@@ -46,7 +46,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, byt
     write_params(tmp_path, params)
     fetch(read_params(), ["first"])
     prepare(read_params().backbone)
-    stylize("first", read_params())
+    stylize("first")
     params["tracking"] = {"init_timeout": TIMEOUT_S, "finish_timeout": TIMEOUT_S}
     write_params(tmp_path, params)
     wandb.teardown()  # or it would go on with the environment of before
@@ -62,7 +62,7 @@ def outputs() -> dict[str, bytes]:
 def timed_run() -> float:
     """Returns the seconds of an experiment, with W&B's process gone as at the end of a stage."""
     begun = time.monotonic()
-    stylize("first", read_params())
+    stylize("first")
     wandb.teardown()
     return time.monotonic() - begun
 

@@ -162,7 +162,7 @@ def test_cells_run_again_give_the_same_report_but_for_the_name_of_the_run(
 
     before = contents()
     for name in ("first", "second"):
-        stylize(name, read_params())
+        stylize(name)
     report(read_params())
     assert contents() == before
 
@@ -185,7 +185,7 @@ def test_removed_experiment_leaves_the_report(cells: Path, weights_file: Path) -
 def test_experiment_that_failed_is_shown_with_its_reason(cells: Path) -> None:
     paths.picture("coffee").unlink()
     with pytest.raises(UserError):
-        stylize("second", read_params())
+        stylize("second")
     with pytest.raises(UserError), recording_failure("second"):
         raise UserError("loss is nan: </script><b>lower</b> | lr")
     report(read_params())
@@ -230,7 +230,7 @@ def test_picture_that_cannot_be_fetched_is_the_reason(cells: Path, weights_file:
 def test_interrupted_run_leaves_no_earlier_result(cells: Path) -> None:
     paths.WEIGHTS_FILE.unlink()
     with pytest.raises(UserError):
-        stylize("first", read_params())
+        stylize("first")
     report(read_params())
     assert "When last run" in text("experiments/first.html")
 
