@@ -15,12 +15,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
 # JOBS=4 runs four experiments at a time, JOBS=1 one after another.
 repro: $(VENV)/installed
-	$(if $(WEIGHTS),python -m pipeline.config.presets weights '$(WEIGHTS)')
+	$(if $(WEIGHTS),python -m pipeline preset weights '$(WEIGHTS)')
 	python -m pipeline.experiments.runner $(if $(JOBS),'$(JOBS)')
 
 # Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
 paper: $(VENV)/installed
-	python -m pipeline.config.presets paper
+	python -m pipeline preset paper
 	$(MAKE) repro
 
 distil: $(VENV)/installed
@@ -43,6 +43,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf data/code data/plan data/images data/backbone data/experiments data/status data/checkpoints data/downloads data/distillation
+	rm -rf data/plan data/images data/backbone data/experiments data/status data/checkpoints data/downloads data/distillation
 	rm -rf reports/*.html reports/summary.md reports/experiments reports/media reports/sheets
 	rm -rf benchmarks/runs .mypy_cache .pytest_cache .ruff_cache

@@ -20,13 +20,14 @@ HISTORY = 5
 EXPECTED = """
 import sys, psutil, torch, wandb
 import pipeline.stages.stylize
-from pipeline.transfer.memory import estimate
 from pipeline.config.params import read_params
-from pipeline.transfer.resources import demands, find_device
+from pipeline.runtime.device import find_device
+from pipeline.transfer.memory import demands, estimate
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
-print(here + max(map(estimate, demands(settings, find_device(settings), settings.precision))))
+device = find_device(settings.device)
+print(here + max(map(estimate, demands(settings, device, settings.precision))))
 """
 MEASURED = """
 import resource, subprocess, sys
@@ -36,9 +37,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 MEASURED_ON_A_GPU = """
 import sys, torch
-from pipeline.config.params import read_params
 from pipeline.stages.stylize import stylize
-stylize(sys.argv[1], read_params())
+stylize(sys.argv[1])
 print(torch.cuda.max_memory_reserved())
 """
 
@@ -82,6 +82,7 @@ def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> 
     params |= {"figures": {}, "cast": {}, "tracking": {"mode": "offline"}}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     _run("-m", "pipeline.stages.fetch")
+    _run("-m", "pipeline.stages.plan")
     _run("-m", "pipeline.stages.backbone")
 
 

@@ -127,7 +127,7 @@ def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory)
     """A folder after ``fetch``, ``plan`` and ``backbone``, whose files many tests share."""
     # Not above: the tests of the core run where the packages of these are not installed.
     from pipeline.config.params import read_params
-    from pipeline.stages.backbone import prepare
+    from pipeline.networks.prepare import prepare
     from pipeline.stages.fetch import fetch
     from pipeline.stages.plan import plan
 

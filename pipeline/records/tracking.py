@@ -1,8 +1,8 @@
 """Weights & Biases runs that never stop or fail an experiment.
 
 Without a key a run is offline. A server that does not answer costs at most ``init_timeout`` and
-``finish_timeout`` seconds, and what was logged stays on disk for ``wandb sync``: beneath ``wandb/``,
-or in the system's temporary folder if that disk is full.
+``finish_timeout`` seconds, and what was logged stays on disk for ``wandb sync``: in ``wandb/``, or
+in the system's temporary folder if that disk is full.
 """
 
 from __future__ import annotations

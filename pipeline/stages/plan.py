@@ -1,9 +1,4 @@
-"""Stage ``plan``: params.yaml, checked → what later stages need of it, in ``data/plan``.
-
-A stage depends on its part of the plan, so that a change runs again what it concerns: an
-experiment's file has its settings completed from the defaults, and a default that it does not have
-from there is none of its business.
-"""
+"""Stage ``plan``: writes into ``data/plan`` what decides the results of the later stages."""
 
 from __future__ import annotations
 

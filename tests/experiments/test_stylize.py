@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_tensor
-from pipeline.stages.backbone import prepare
+from pipeline.networks.prepare import prepare
 from pipeline.stages.stylize import main, stylize
 from pipeline.transfer.build import build_objective, read_inputs
 

@@ -175,6 +175,7 @@ def test_misbehaving_server_is_named_and_nothing_is_left(
     assert files_of(Path("data")) == {
         "images/chelsea.png",
         "images/gravel.png",
+        "status/_images.json",
         "status/new.txt",
     }
     assert read_failure("new") == text

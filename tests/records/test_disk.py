@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
+from pipeline.transfer.progress import ProgressBar
 from test_stylize import outputs
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 24
 FOLDER = paths.EXPERIMENTS / "first"

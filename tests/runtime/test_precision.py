@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import REPOSITORY
+from pipeline.transfer.resources import find_precision
 
 from pipeline.config.params import read_params
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
 from pipeline.runtime import precision
 from pipeline.transfer import resources
-from pipeline.transfer.resources import find_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

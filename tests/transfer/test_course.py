@@ -16,7 +16,6 @@ from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture

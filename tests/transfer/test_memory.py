@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_params, write_params
+from pipeline.transfer.resources import demands
 
 from pipeline import paths
 from pipeline.config.params import read_params
@@ -24,7 +25,6 @@ from pipeline.transfer.memory import (
     estimate,
     refuse_what_does_not_fit,
 )
-from pipeline.transfer.resources import demands
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
 DEMAND = Demand((768, 1024), (768, 1024), VGG, ["conv4_2"], ["conv1_1"], 20, "float32", "avg")

@@ -15,17 +15,16 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
+from pipeline.transfer.progress import ProgressBar
 from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.records.checkpoints import Checkpoints, sole_run
 from pipeline.records.provenance import loaded_code
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 20
 KINDS: dict[str, dict[str, Any]] = {
