@@ -56,7 +56,7 @@ class History:
         combination = self.rows.new_empty(self.rows.shape[1])
         whole = len(combination) // BLOCKS * BLOCKS
         # A CPU computes a product of a matrix and a vector in one thread, but a batch in several.
-        blocks = self.rows[:, :whole].view(-1, BLOCKS, whole // BLOCKS).transpose(0, 1)
+        blocks = self.rows[:, :whole].view(len(self.rows), BLOCKS, whole // BLOCKS).transpose(0, 1)
         out = combination[:whole].view(BLOCKS, 1, -1)
         torch.bmm(coefficients.expand(BLOCKS, 1, -1), blocks, out=out)
         torch.mv(self.rows[:, whole:].T, coefficients, out=combination[whole:])

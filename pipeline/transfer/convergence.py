@@ -75,10 +75,12 @@ class Convergence(pl.Callback):
         self.latest = (-1, math.nan)
         self.best_image: Tensor | None = None
         self.best_total: Tensor | None = None
+        self._attributes = tuple(vars(self))  # Lightning adds others
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all attributes, as tensors and plain values."""
-        return {**vars(self), "stop_reason": tuple(self.stop_reason or ())}
+        """Returns the attributes, as tensors and plain values."""
+        state = {name: getattr(self, name) for name in self._attributes}
+        return {**state, "stop_reason": tuple(self.stop_reason or ())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)

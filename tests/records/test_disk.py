@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, tiny_params, write_params
-from pipeline.transfer.progress import ProgressBar
 from test_stylize import outputs
 
 from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
+from pipeline.transfer.callbacks import ProgressBar
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 24
@@ -52,7 +52,7 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) 
 
     def happen(self: ProgressBar, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
         honest(self, trainer, module, *rest)
-        if module.evaluations == number:
+        if module.run.evaluations == number:
             happening()
 
     monkeypatch.setattr(ProgressBar, "on_train_batch_end", happen)
