@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.config.schema import ReportSettings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
-from pipeline.records.status import Whereabouts, read_failure, read_run
+from pipeline.records.status import RunLocation, read_failure, read_run
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
-    run: Whereabouts
+    run: RunLocation
 
 
 @dataclass(frozen=True)

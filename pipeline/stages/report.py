@@ -18,7 +18,7 @@ from pipeline.config.plan import read_report_plan
 from pipeline.config.schema import ReportSettings, Tracking
 from pipeline.experiments.results import read_cells
 from pipeline.imaging.picture_files import read_picture
-from pipeline.records.tracking import logged_picture, tracked_run
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.media import MEDIA, Picture, Shown, show
 from pipeline.report.pages import PAGES, SHEETS, write_pages
 from pipeline.stages import run_stage
@@ -78,7 +78,7 @@ def _track(finished: Mapping[str, Shown], plan: ReportSettings, tracking: Tracki
 
 
 def _logged(picture: Picture, caption: str) -> Any:
-    return logged_picture(read_picture(paths.REPORTS / picture.path), caption)
+    return wandb_image(read_picture(paths.REPORTS / picture.path), caption)
 
 
 def _metrics(each: Shown) -> dict[str, float]:
