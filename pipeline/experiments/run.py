@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
-from pipeline.files import write_json
+from pipeline.files import sha256, write_json
 from pipeline.imaging.picture_files import read_picture, write_png
 from pipeline.imaging.tensors import to_picture, to_tensor
 from pipeline.losses.objective import Objective
@@ -90,6 +90,7 @@ def _write_results(run: Run, found: Found, start: Tensor) -> dict[str, float]:
     write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
     provenance = {
         "experiment": name,
+        "plan": sha256(paths.plan(name)),
         "code": code_version(),
         **run.description,
         **run.made_by,
