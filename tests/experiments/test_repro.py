@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -98,18 +97,6 @@ def test_what_does_without_a_missing_picture_is_made_all_the_same(
     assert made == [True, False]
     save_picture(tmp_path / "data/own/lost.png")
     assert project.repro() == {"fetch", "stylize@third", "report"}
-
-
-def test_edit_during_a_run_waits_for_the_next(tmp_path: Path, params: dict[str, Any]) -> None:
-    """A cell's settings are those that DVC writes down, however late it begins."""
-    project = Project.new(tmp_path, params)
-    project.dvc("repro", "backbone", "fetch")
-    project.change(lambda p: p["experiments"]["first"].update(content_weight=7.0))
-    project.dvc("repro", "--single-item", "stylize@first")
-    record = tmp_path / "data/experiments/first/provenance.json"
-    assert json.loads(record.read_text())["settings"]["content_weight"] == 1.0
-    assert "stylize@first" in project.repro()
-    assert json.loads(record.read_text())["settings"]["content_weight"] == 7.0
 
 
 def test_all_end_with_it(tmp_path: Path, params: dict[str, Any]) -> None:

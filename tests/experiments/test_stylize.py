@@ -176,7 +176,7 @@ def test_start_that_is_the_goal_already_is_an_error(prepared: Path, weights_file
 
 
 def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
-    with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
+    with pytest.raises(UserError, match=r"no plan 'frist' in data/plan. Did you mean 'first'\?"):
         stylize("frist")
 
 
