@@ -24,6 +24,9 @@ def build_report(plan: ReportSettings, tracking: Tracking) -> None:
             them is ignored, since removed experiments leave their results behind. An experiment
             without results is shown with the reason.
         tracking: the section of params.yaml.
+
+    Raises:
+        UserError: a picture cannot be read, or W&B refuses its settings.
     """
     records = read_records(plan)
     paths.REPORTS.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """Loss curves of a run, computed for ``templates/losses.svg``.
 
-Every experiment has them, and matplotlib would take 0.1 s to draw those of each.
+matplotlib would take 0.1 s to draw the curves of each experiment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-WIDTH, HEIGHT = 720, 480
+WIDTH, HEIGHT = 640, 440
 """Size of the axes in half CSS pixels, so that integers are precise enough for coordinates."""
 LARGEST_SPAN = 8
 """Largest number of powers of ten on an axis; losses below that consist of rounding errors."""
@@ -71,8 +71,8 @@ def _path(points: Sequence[tuple[int, int] | None]) -> str:
     commands, previous = "", None
     for point in points:
         if point and point != previous:
-            commands += "{}{} {}".format("L" if previous else "M", *point)
-            commands += "" if previous else "h0"
+            x, y = point
+            commands += f"L{x} {y}" if previous else f"M{x} {y}h0"
         previous = point
     return commands
 
