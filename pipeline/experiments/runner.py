@@ -21,7 +21,7 @@ from pipeline import paths
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError, command_line
-from pipeline.experiments.results import read_cells
+from pipeline.experiments.results import has_current_results
 from pipeline.records.status import read_failure
 
 DVC = sys.executable, "-m", "dvc"
@@ -52,8 +52,7 @@ def repro(jobs: int | None = None) -> int:
     status = _dvc("repro", "fetch")
     if status:
         experiments = {name: each for name, each in experiments.items() if _can_run(name, each)}
-    cells = read_cells(params)
-    missing = {name: experiments[name] for name in experiments if not cells[name].results}
+    missing = {name: experiments[name] for name in experiments if not has_current_results(name)}
     if not jobs:
         experiments = missing
         jobs = _fitting(experiments) if len(experiments) > 1 else 1

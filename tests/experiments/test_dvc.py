@@ -59,7 +59,7 @@ CELLS = {"stylize@first", "stylize@second"}
     [
         ("report/contact_sheets.py", {"report"}),
         ("report/templates/report.css", {"report"}),
-        ("optim/history.py", CELLS),
+        ("optim/history.py", {*CELLS, "report"}),
         ("networks/prepare.py", {"fetch", "backbone"}),
         ("config/params.py", {"fetch", "report"}),
         ("config/presets.py", {"fetch"}),
