@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
-
 from pipeline.stages.code import STAGES, modules_of
 
 PACKAGE = REPOSITORY / "pipeline"

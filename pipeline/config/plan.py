@@ -8,15 +8,7 @@ it began with, and DVC re-runs a stage when its plan has changed and at no other
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-from pipeline import paths
-from pipeline.config.code_hash import code_hash
-from pipeline.config.schema import Experiment, Params
-from pipeline.errors import UserError
-from pipeline.files import sha256, write_json
+from pipeline.config.schema import Experiment
 from pipeline.settings import Section
 
 STYLIZE = "pipeline.experiments.run"
