@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-class Progress(NamedTuple):
+class ProgressReport(NamedTuple):
     """What a running experiment reports.
 
     Attributes:
@@ -53,7 +53,7 @@ class Progress(NamedTuple):
     loss: str
 
 
-Observer = Callable[[Progress | str], None]
+Observer = Callable[[ProgressReport | str], None]
 """Is told of progress, and of lines that experiments print."""
 
 
@@ -106,7 +106,7 @@ class LocalExecutor:
                 self._started.append(worker)
         return worker.compute(plan, options, self._tell)
 
-    def _tell(self, message: Progress | str) -> None:
+    def _tell(self, message: ProgressReport | str) -> None:
         with self._lock:
             self._observe(message)
 
@@ -169,7 +169,7 @@ def _serve(pipe: Connection, threads: int) -> None:
                 return
             error = ""
             try:
-                run_experiment(plan, options, lambda *done: sender.send(Progress(*done)))
+                run_experiment(plan, options, lambda *done: sender.send(ProgressReport(*done)))
             except Exception as failure:  # noqa: BLE001 - the other experiments go on
                 error = describe_error(failure)
             sender.send(Outcome(plan.experiment, error))
@@ -181,7 +181,7 @@ class _Sender(io.TextIOBase):
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock, self._rest = pipe, threading.Lock(), ""
 
-    def send(self, message: Progress | Outcome | str) -> None:
+    def send(self, message: ProgressReport | Outcome | str) -> None:
         with self._lock:
             self._pipe.send(message)
 

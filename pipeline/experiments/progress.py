@@ -8,8 +8,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipeline.experiments.executor import Outcome
-from pipeline.experiments.executor import Progress as Report
+from pipeline.experiments.executor import Outcome, ProgressReport
 
 
 class ProgressDisplay:
@@ -50,7 +49,7 @@ class ProgressDisplay:
         """Prints a line above the bars."""
         self._bars.console.print(line, markup=False)
 
-    def observe(self, message: Report | str) -> None:
+    def observe(self, message: ProgressReport | str) -> None:
         """Shows what an executor reports."""
         if isinstance(message, str):
             self.print(message)
