@@ -1,4 +1,4 @@
-"""What a run adds to the evaluations in it."""
+"""Measures the time that a run spends outside its evaluations of the loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.transfer.module import StyleTransfer
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside the evaluations in it; W&B's own start and end are not in it."""
+    """Measures a run and the evaluations in it; W&B's own start and end are not timed."""
     problem = Problem(arguments.weights, 512)
     precision, count = fastest_precision(problem.device), 200
     objective = problem.ours(precision)
