@@ -36,9 +36,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 MEASURED_ON_A_GPU = """
 import sys, torch
-from pipeline.config.params import read_params
 from pipeline.stages.stylize import stylize
-stylize(sys.argv[1], read_params())
+stylize(sys.argv[1])
 print(torch.cuda.max_memory_reserved())
 """
 
@@ -82,6 +81,7 @@ def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> 
     params |= {"figures": {}, "cast": {}, "tracking": {"mode": "offline"}}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     _run("-m", "pipeline.stages.fetch")
+    _run("-m", "pipeline.stages.plan")
     _run("-m", "pipeline.stages.backbone")
 
 

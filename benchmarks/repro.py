@@ -125,7 +125,7 @@ def _start_worker(clone: Path, threads: int) -> None:
 
 def _seconds_of_evaluations(experiment: str) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = Plan.model_validate_json((paths.PLAN / f"{experiment}.json").read_bytes()).settings
+    settings = Plan.model_validate_json((paths.PLANS / f"{experiment}.json").read_bytes()).settings
     metrics = json.loads((paths.EXPERIMENTS / experiment / "metrics.json").read_bytes())
     counts: dict[Precision, int] = {"float32": metrics["float32_evaluations"]}
     first = settings.precision if settings.precision != "auto" else fastest_precision(device)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.config.schema import Params
+from pipeline.config.schema import ReportSettings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
 from pipeline.records.status import Whereabouts, read_failure, read_run
@@ -65,7 +65,7 @@ class Cell:
         return self.results
 
 
-def read_cells(params: Params) -> dict[str, Cell]:
+def read_cells(params: ReportSettings) -> dict[str, Cell]:
     """Returns the cell of every experiment.
 
     Results of other settings, pictures or weights than are here now count as none: they would be
@@ -76,7 +76,7 @@ def read_cells(params: Params) -> dict[str, Cell]:
     return {name: _read_cell(name, params, weights) for name in params.experiments}
 
 
-def _read_cell(name: str, params: Params, weights: dict[str, str]) -> Cell:
+def _read_cell(name: str, params: ReportSettings, weights: dict[str, str]) -> Cell:
     experiment = params.experiments[name]
     dumped = _plain(experiment.model_dump())
     defaults = _plain(params.defaults.model_dump())

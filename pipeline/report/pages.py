@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pipeline import paths
-from pipeline.config.schema import CataloguedImage, Figure, Params
+from pipeline.config.schema import CataloguedImage, Figure, ReportSettings
 from pipeline.experiments.results import as_text, variations
 from pipeline.files import write_text
 from pipeline.report.contact_sheets import contact_sheet
@@ -47,7 +47,7 @@ class Panel:
     plot: str
 
 
-def write_pages(shown: Mapping[str, Shown], params: Params) -> None:
+def write_pages(shown: Mapping[str, Shown], params: ReportSettings) -> None:
     """Writes index, one page for each experiment, comparison, contact sheets and summary."""
     panels = [_panel(name, figure, shown) for name, figure in params.figures.items()]
     pictured = {name for figure in params.figures.values() for name in figure.experiments}
@@ -138,7 +138,7 @@ def _compared(each: Shown) -> dict[str, Any]:
     }
 
 
-def _used(shown: Mapping[str, Shown], params: Params) -> dict[str, CataloguedImage]:
+def _used(shown: Mapping[str, Shown], params: ReportSettings) -> dict[str, CataloguedImage]:
     names = {each.cell.settings[role] for each in shown.values() for role in each.cell.roles}
     return {name: params.images[name] for name in sorted(names)}
 

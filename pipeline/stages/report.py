@@ -1,7 +1,7 @@
-"""Stage ``report``: every experiment of params.yaml, figure by figure, as a static folder.
+"""Stage ``report``: writes all experiments, figure by figure, as a static website.
 
-Reads the outputs of the cells by the names in params.yaml, never by what lies in a folder: a
-removed experiment leaves its files behind. An experiment without results is shown as one.
+The experiments are those of the plan, not those that have a folder: a removed experiment leaves its
+folder behind. An experiment without results is shown as such.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config.params import read_params
-from pipeline.config.schema import Params
+from pipeline.config.plan import read_report_plan
+from pipeline.config.schema import ReportSettings, Tracking
 from pipeline.experiments.results import read_cells
 from pipeline.imaging.picture_files import read_picture
 from pipeline.records.tracking import logged_picture, tracked_run
@@ -23,21 +24,26 @@ from pipeline.report.pages import PAGES, SHEETS, write_pages
 from pipeline.stages import run_stage
 
 
-def report(params: Params) -> None:
-    """Writes the report into ``reports``, and logs one table of all experiments to W&B."""
+def report() -> None:
+    """Writes the report into ``reports``, and logs one table of all experiments to W&B.
+
+    Raises:
+        UserError: the report has no plan, or params.yaml has mistakes.
+    """
+    plan, tracking = read_report_plan(), read_params().tracking
     for folder in (MEDIA, PAGES, SHEETS):
         shutil.rmtree(folder, ignore_errors=True)
-    shown = {name: show(cell) for name, cell in read_cells(params).items()}
-    write_pages(shown, params)
+    shown = {name: show(cell) for name, cell in read_cells(plan).items()}
+    write_pages(shown, plan)
     finished = {name: each for name, each in shown.items() if each.image}
     missing = (
         f", {len(shown) - len(finished)} without results" if len(finished) < len(shown) else ""
     )
     print(f"report: {len(shown)} experiments{missing} in {paths.REPORTS / 'index.html'}")
-    _track(finished, params)
+    _track(finished, plan, tracking)
 
 
-def _track(finished: Mapping[str, Shown], params: Params) -> None:
+def _track(finished: Mapping[str, Shown], plan: ReportSettings, tracking: Tracking) -> None:
     """Logs one table: a row for each finished experiment, with pictures, settings and metrics."""
     import wandb
 
@@ -45,7 +51,7 @@ def _track(finished: Mapping[str, Shown], params: Params) -> None:
     columns = ["experiment", "figure", "content", "style", "result", "settings", *metrics]
     config = {"experiments": list(finished)}
     with tracked_run(
-        params.tracking,
+        tracking,
         root=paths.shared_root(),
         name="report",
         job_type="report",
@@ -63,7 +69,7 @@ def _track(finished: Mapping[str, Shown], params: Params) -> None:
             changes = {key: each.cell.settings[key] for key in sorted(each.cell.changed)}
             table.add_data(
                 name,
-                params.figure_of(name),
+                plan.figure_of(name),
                 *(pictures.get(role) for role in ("content", "style", "result")),
                 json.dumps(changes),
                 *(_metrics(each).get(key) for key in metrics),
@@ -80,4 +86,4 @@ def _metrics(each: Shown) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_stage(lambda: report(read_params()))
+    run_stage(report)

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import wandb
-from conftest import REPOSITORY, tiny_params, write_params
+from conftest import REPOSITORY, tiny_params, write_params, write_plans_again
 from PIL import Image
 from test_tracking import KEY, Server, _fresh_settings, server
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.schema import Tracking
+from pipeline.networks.prepare import prepare
 from pipeline.records import tracking
 from pipeline.records.tracking import logged_picture, tracked_run
-from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
 from pipeline.stages.stylize import stylize
 
@@ -45,8 +45,9 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, byt
     params["tracking"] = {"mode": "disabled"}
     write_params(tmp_path, params)
     fetch(read_params(), ["first"])
+    write_plans_again()
     prepare(read_params().backbone)
-    stylize("first", read_params())
+    stylize("first")
     params["tracking"] = {"init_timeout": TIMEOUT_S, "finish_timeout": TIMEOUT_S}
     write_params(tmp_path, params)
     wandb.teardown()  # or it would go on with the environment of before
@@ -62,7 +63,7 @@ def outputs() -> dict[str, bytes]:
 def timed_run() -> float:
     """Returns the seconds of an experiment, with W&B's process gone as at the end of a stage."""
     begun = time.monotonic()
-    stylize("first", read_params())
+    stylize("first")
     wandb.teardown()
     return time.monotonic() - begun
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from test_report import finished
 
-from pipeline.config.params import read_params
 from pipeline.stages.report import report
 
 __all__ = ["finished"]
@@ -39,7 +38,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = tmp_path_factory.mktemp("browser")
     shutil.copytree(finished, workspace, dirs_exist_ok=True)
     with contextlib.chdir(workspace):
-        report(read_params())
+        report()
     return workspace / "reports"
 
 

@@ -16,7 +16,6 @@ from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
@@ -63,7 +62,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float)
 
 
 def test_run_that_uses_its_budget_has_nothing_to_say(settled: Any) -> None:
-    stylize("first", read_params())
+    stylize("first")
     assert status() == {"kind": "budget", "reason": "all 60 evaluations were used", "notes": []}
 
 
@@ -73,7 +72,7 @@ def test_run_that_diverges_once_goes_on_from_its_best_image(
 ) -> None:
     spoil(monkeypatch, {23}, factor)
     handler = signal.getsignal(signal.SIGINT)
-    stylize("first", read_params())
+    stylize("first")
     assert signal.getsignal(signal.SIGINT) is handler
     found = status()
     assert found["kind"] == "budget"
@@ -95,7 +94,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(monkeypatch, {23, 34}, float("nan"))
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["kind"] == "divergence"
     assert found["reason"].endswith("at evaluation 34; the picture is the best there was")
@@ -110,7 +109,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
 def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> None:
     """No loss is spoilt here: L-BFGS itself leaves, and the damped one returns."""
     settled(lbfgs={"lr": 12.0, "scaling": "newest"}, largest_step=1.0)
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["notes"]
     rows = history("first")
@@ -125,10 +124,10 @@ def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
 ) -> None:
     spoil(monkeypatch, {23}, float("nan"))
     settled(every=0, early_stop={"evaluations": 15, "gain": 0.01})
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, evaluation)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -140,7 +139,7 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
     """What decided the end lies before the last checkpoint, and is not decided again."""
     spoil(monkeypatch, spoilt, float("nan"))
     settled(every=0, evaluations=evaluations, early_stop={"evaluations": 13, "gain": 0.04})
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
 
     def full(*_: Any) -> None:
@@ -149,8 +148,8 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.stylize._write_results", full)
         with pytest.raises(UserError):
-            stylize("first", read_params())
-    stylize("first", read_params())
+            stylize("first")
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -165,7 +164,7 @@ def test_last_step_that_nobody_saw_is_looked_at(
             self.image = self.image * float("nan")
 
     monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
-    stylize("first", read_params())
+    stylize("first")
     assert status()["kind"] == "divergence"
     assert status()["reason"].startswith("the total loss is nan after the last step")
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
@@ -179,7 +178,7 @@ def test_explosion_is_not_taken_for_the_stalling_of_bf16(
 ) -> None:
     settled(precision="bf16")
     spoil(monkeypatch, {24, 25}, 1e9)
-    stylize("first", read_params())
+    stylize("first")
     (note,) = status()["notes"]
     assert "at evaluation 24" in note
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
@@ -188,7 +187,7 @@ def test_explosion_is_not_taken_for_the_stalling_of_bf16(
 
 def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, {23}, float("nan"))
-    stylize("first", read_params())
+    stylize("first")
     logged = [json.dumps(row) for row in inspected(Path.cwd()) if "history" in row]
     assert sum('"total"' in row for row in logged) == len(history("first"))
 
@@ -197,13 +196,13 @@ def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPat
 def test_tolerance_that_lets_nothing_move_is_named(tolerance: str, settled: Any) -> None:
     settled(lbfgs={tolerance: 1e6})
     with pytest.raises(UserError, match=f"did not move: .*lbfgs.{tolerance}"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 def test_start_without_a_loss_is_an_error(settled: Any) -> None:
     settled(style_weight=1e38)
     with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
-        stylize("first", read_params())
+        stylize("first")
     assert not (paths.EXPERIMENTS / "first/image.png").exists()
 
 
@@ -232,7 +231,7 @@ def test_image_that_stands_still_ends_the_run(
         return optimizer
 
     monkeypatch.setattr(StyleTransfer, "configure_optimizers", tolerant)
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["kind"] == "standstill"
     assert found["reason"].endswith(reason)
@@ -247,15 +246,15 @@ def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.Monke
         return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
 
     monkeypatch.setattr(searched, nothing)
-    stylize("first", read_params())
+    stylize("first")
     assert status()["reason"].endswith("the line search finds no lower loss")
 
 
 def test_early_stop_ends_a_run_that_gains_too_little(settled: Any) -> None:
-    stylize("first", read_params())
+    stylize("first")
     whole = [row["total"] for row in history("first")]
     settled(early_stop={"evaluations": 10, "gain": 0.15})
-    stylize("first", read_params())
+    stylize("first")
     found, totals = status(), [row["total"] for row in history("first")]
     assert found["kind"] == "early stop"
     assert "less than early_stop asks for (15.00%)" in found["reason"]
@@ -332,6 +331,6 @@ def test_picture_of_a_diverged_run_is_its_best_image(
         honest(self)
 
     monkeypatch.setattr(Course, "_refuse_diverged", looking)
-    stylize("first", read_params())
+    stylize("first")
     picture = read_picture(paths.EXPERIMENTS / "first/image.png")
     assert picture.tobytes() == to_picture(kept[-1]).tobytes()

@@ -19,7 +19,6 @@ from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.records.checkpoints import Checkpoints, sole_run
 from pipeline.records.provenance import loaded_code
@@ -61,7 +60,7 @@ def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ProgressBar, "on_train_batch_end", stop)
         with pytest.raises(StopError):
-            stylize("first", read_params())
+            stylize("first")
 
 
 def kept() -> list[str]:
@@ -79,14 +78,14 @@ def test_stopped_run_goes_on_to_the_same_bits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file, **KINDS[kind])
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, evaluation)
     assert 1 <= len(kept()) <= 2
     capsys.readouterr()
     for file in expected:  # as DVC does before it runs a cell
         (paths.EXPERIMENTS / "first" / file).unlink(missing_ok=True)
-    stylize("first", read_params())
+    stylize("first")
     assert "first: goes on after evaluation" in capsys.readouterr().out
     assert outputs("first") == expected
     assert kept() == []
@@ -96,11 +95,11 @@ def test_run_stopped_twice_and_in_its_second_stage_goes_on(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(weights_file, **KINDS["warm start"])
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     for evaluation in (4, 15):
         run_stopped_at(monkeypatch, evaluation)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -110,11 +109,11 @@ def test_switch_to_float32_is_remembered(
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.EVALUATIONS", 5)
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.GAIN", 0.9)
     settle(weights_file, precision="bf16")
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     assert b'"float32_evaluations": 1' in expected["metrics.json"]
     run_stopped_at(monkeypatch, 12)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -127,7 +126,7 @@ def test_changed_settings_begin_anew(
     settle(weights_file)
     run_stopped_at(monkeypatch, 9)
     settle(weights_file, content_weight=0.9)
-    stylize("first", read_params())
+    stylize("first")
     assert "goes on" not in capsys.readouterr().out
     assert [row["evaluation"] for row in history("first")] == list(range(1, EVALUATIONS + 1))
 
@@ -139,12 +138,12 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, 9)
     newest = Path("data/checkpoints") / kept()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    stylize("first", read_params())
+    stylize("first")
     said = capsys.readouterr().out
     assert f"{newest.resolve()} is damaged" in said
     assert "goes on after evaluation" in said
@@ -158,14 +157,14 @@ def test_full_disk_costs_the_checkpoint_and_not_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
 
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr("pipeline.records.checkpoints.torch.save", full)
-    stylize("first", read_params())
+    stylize("first")
     assert "no checkpoint could be written (No space left on device)" in capsys.readouterr().out
     assert outputs("first") == expected
 
@@ -190,7 +189,7 @@ def test_checkpoints_that_take_long_are_made_less_often(
     monkeypatch.setattr("pipeline.transfer.checkpointing.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(StyleTransfer, "training_step", step)
-    stylize("first", read_params())
+    stylize("first")
     assert saved == [4, 29, 54]
 
 
@@ -200,7 +199,7 @@ def test_run_that_goes_on_is_whole_in_wandb(
     settle(weights_file, **KINDS["warm start"])
     run_stopped_at(monkeypatch, 14)
     shutil.rmtree("wandb")
-    stylize("first", read_params())
+    stylize("first")
     assert_whole_in_wandb(prepared)
 
 
@@ -222,9 +221,9 @@ def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.stages.stylize._write_results", stop)
         with pytest.raises(StopError):
-            stylize("first", read_params())
+            stylize("first")
     shutil.rmtree("wandb")
-    stylize("first", read_params())
+    stylize("first")
     assert_whole_in_wandb(prepared)
 
 
@@ -311,7 +310,7 @@ def test_killed_process_leaves_what_it_takes_to_go_on(
 ) -> None:
     """SIGKILL finds the checkpoint of before; the other two write one, whatever the interval."""
     settle(weights_file, evaluations=300)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     settle(weights_file, every=0 if number == signal.SIGKILL else 1000, evaluations=300)
     process = subprocess.Popen(
