@@ -14,14 +14,15 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol
 
-from pipeline.config.params import RunOptions
 from pipeline.config.plan import Plan
-from pipeline.errors import describe_error
+from pipeline.config.schema import RunOptions
+from pipeline.errors import UserError
 from pipeline.runtime.processes import end_with_parent
 
 
@@ -170,8 +171,10 @@ def _serve(pipe: Connection, threads: int) -> None:
             error = ""
             try:
                 run_experiment(plan, options, lambda *done: sender.send(ProgressReport(*done)))
-            except Exception as failure:  # noqa: BLE001 - the other experiments go on
-                error = describe_error(failure)
+            except UserError as failure:
+                error = str(failure)
+            except Exception:  # noqa: BLE001 - the other experiments go on
+                error = traceback.format_exc()
             sender.send(Outcome(plan.experiment, error))
 
 

@@ -50,9 +50,10 @@ def run(jobs: int | None = None) -> None:
 
     Raises:
         UserError: a mistake in params.yaml, or experiments without results, each with its reason.
-        SystemExit: 143 after SIGTERM. Experiments that were running left a checkpoint.
+        SystemExit: 130 after an interrupt, 143 after SIGTERM; running experiments leave a checkpoint.
     """
-    signal.signal(signal.SIGTERM, _exit)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     planned = _prepare(params)

@@ -1,4 +1,4 @@
-"""`python -m pipeline run` computes what is out of date, side by side, and survives being killed."""
+"""`python -m pipeline run` computes what is out of date, side by side, and can be killed."""
 
 from __future__ import annotations
 
