@@ -37,9 +37,7 @@ def check() -> None:
 def run(
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Experiments at a time; by default as many as cores and memory allow."
-        ),
+        typer.Option(min=1, help="Experiments at a time; by default as cores and memory allow."),
     ] = None,
 ) -> None:
     """Compute all experiments that are out of date, and the report."""

@@ -50,7 +50,7 @@ def run(jobs: int | None = None) -> None:
 
     Raises:
         UserError: a mistake in params.yaml, or experiments without results, each with its reason.
-        SystemExit: 130 after an interrupt, 143 after SIGTERM; running experiments leave a checkpoint.
+        SystemExit: 130 after an interrupt, 143 after SIGTERM; what was running has a checkpoint.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
