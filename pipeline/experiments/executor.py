@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import UserError
+from pipeline.experiments.progress import ProgressReport
 from pipeline.runtime.processes import end_with_parent
 
 
@@ -36,22 +37,6 @@ class Outcome(NamedTuple):
 
     experiment: str
     error: str = ""
-
-
-class ProgressReport(NamedTuple):
-    """What a running experiment reports.
-
-    Attributes:
-        experiment: its name.
-        evaluations: done so far in the present phase.
-        budget: evaluations of that phase.
-        loss: total loss, as text; empty before the first evaluation.
-    """
-
-    experiment: str
-    evaluations: int
-    budget: int
-    loss: str
 
 
 Observer = Callable[[ProgressReport | str], None]

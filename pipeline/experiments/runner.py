@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Collection
 from concurrent.futures import as_completed
+from functools import partial
 from typing import NoReturn
 
 from pipeline.config.params import PARAMS_FILE, read_params
@@ -26,7 +27,7 @@ from pipeline.experiments.dvc_stages import (
     run_dvc,
 )
 from pipeline.experiments.executor import LocalExecutor
-from pipeline.experiments.progress import ProgressDisplay
+from pipeline.experiments.progress import ProgressDisplay, ProgressReport
 from pipeline.experiments.results import has_current_results
 from pipeline.records.status import record_failure
 
@@ -91,18 +92,27 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
     workers = min(jobs or count_workers(plans.values()), len(names))
     threads = max(1, count_cores() // workers)
     failed: dict[str, str] = {}
+    print(f"{len(names)} experiments to compute, {workers} at a time", flush=True)
     with (
-        ProgressDisplay(len(names), workers) as display,
-        LocalExecutor(workers, threads, display.observe) as executor,
+        ProgressDisplay(len(names)) as display,
+        LocalExecutor(workers, threads, partial(_show, display)) as executor,
     ):
         futures = [executor.submit(plan, params.run_options(name)) for name, plan in plans.items()]
         for future in as_completed(futures):
             outcome = future.result()
-            display.finish(outcome)
             if outcome.error:
+                display.print(f"{outcome.experiment} failed: {outcome.error}")
                 failed[outcome.experiment] = outcome.error
                 record_failure(outcome.experiment, outcome.error)
+            display.finish(outcome.experiment)
     return failed
+
+
+def _show(display: ProgressDisplay, message: ProgressReport | str) -> None:
+    if isinstance(message, str):
+        display.print(message)
+    else:
+        display.report(*message)
 
 
 def count_workers(plans: Collection[Plan]) -> int:
@@ -113,19 +123,23 @@ def count_workers(plans: Collection[Plan]) -> int:
     if len(plans) == 1:
         return 1
     # torch is imported for this alone, and not where nothing is computed.
-    from pipeline.runtime.device import available_memory, find_device
-    from pipeline.transfer.memory import estimate_run
+    from pipeline.runtime.device import available, find_device, find_precision
+    from pipeline.transfer.memory import demands, estimate
 
     devices = {find_device(plan.settings.device) for plan in plans}
     device = devices.pop()
     if devices or device.type not in ("cpu", "cuda"):
         return 1
-    needed = max(estimate_run(plan.settings, device) for plan in plans)
+    needed = max(
+        estimate(demand)
+        for settings in (plan.settings for plan in plans)
+        for demand in demands(settings, device, find_precision(settings.precision, device))
+    )
     threads = max(plan.settings.threads or 1 for plan in plans)
     most, beside = count_cores() // threads, WORKER_MEMORY
     if device.type == "cuda":
         most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
-    return max(1, min(most, available_memory(device) // (needed + beside)))
+    return max(1, min(most, available(device) // (needed + beside)))
 
 
 def count_cores() -> int:

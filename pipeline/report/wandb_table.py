@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config.schema import ReportSettings, Tracking
-from pipeline.records.tracking import wandb_image, tracked_run
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.media import Picture, ReportEntry
 
 

@@ -95,7 +95,7 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
     project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
     text = run(project)
     assert "1 experiments to compute" in text
-    assert "third is done" in text
+    assert "third: total loss" in text
     assert "Running stage 'stylize" not in text
     assert "to compute" not in run(project)
     assert project.repro() == set()
@@ -106,7 +106,7 @@ def test_change_taken_back_comes_from_the_cache(tmp_path: Path, params: dict[str
     run(project)
     before = history(project, "first").read_bytes()
     project.change(lambda p: p["experiments"]["first"].update(content_weight=7.0))
-    assert "first is done" in run(project)
+    assert "first: total loss" in run(project)
     assert history(project, "first").read_bytes() != before
     project.change(lambda p: p["experiments"]["first"].update(content_weight=1.0))
     assert "to compute" not in run(project)
@@ -171,7 +171,7 @@ def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[
     made = picture.stat().st_mtime_ns
     text = run(project)
     assert "1 experiments to compute" in text
-    assert "first is done" not in text
+    assert "first: total loss" not in text
     assert picture.stat().st_mtime_ns == made
     assert project.repro() == set()
 
@@ -195,7 +195,7 @@ def test_worker_that_is_killed_fails_its_experiment_and_no_other(
     assert process.wait(180) == 1
     text = log.read_text()
     assert text.count("The process that computed it ended (SIGKILL)") >= 1
-    assert text.count(" is done: ") == 1
+    assert text.count(": total loss ") == 1
     text = run(project)
     assert "goes on after evaluation" in text
     assert rows(project, "first") == rows(project, "second") == 3001
@@ -204,7 +204,7 @@ def test_worker_that_is_killed_fails_its_experiment_and_no_other(
 def test_as_many_workers_as_cores_and_memory_have_room_for(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    available = "pipeline.runtime.device.available_memory"
+    available = "pipeline.runtime.device.available"
     plans = [read_plan("first"), read_plan("second")]
     monkeypatch.setattr(runner, "count_cores", lambda: 16)
     monkeypatch.setattr(available, lambda _: 3 * GIB)
@@ -222,11 +222,11 @@ def test_as_many_workers_as_cores_and_memory_have_room_for(
 
 def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "count_cores", lambda: 16)
-    monkeypatch.setattr("pipeline.runtime.device.available_memory", lambda _: 300 * GIB)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 300 * GIB)
     devices = iter(["cuda", "cuda", "mps", "mps", "cuda", "cpu"])
     find = "pipeline.runtime.device.find_device"
     monkeypatch.setattr(find, lambda _: torch.device(next(devices)))
-    monkeypatch.setattr("pipeline.transfer.memory.estimate_run", lambda *_: GIB)
+    monkeypatch.setattr("pipeline.runtime.device.find_precision", lambda *_: "float32")
     plans = [read_plan("first"), read_plan("second")]
     assert runner.count_workers(plans) == runner.GPU_WORKERS
     assert runner.count_workers(plans) == 1
