@@ -31,6 +31,8 @@ from pipeline.networks.layers import LAYERS
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
 from pipeline.optim.lbfgs import Scaling
+from pipeline.transfer.callbacks import History
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
 
@@ -156,7 +158,8 @@ def optimised(
 ) -> tuple[Tensor, list[float]]:
     """Returns the image found, and the total loss at every evaluation; writes ``FOLDER.png``."""
     module = StyleTransfer(problem, start, {"history_size": 20, "scaling": scaling})
-    fit(module, name=folder.name, folder=folder, evaluations=evaluations)
+    convergence = Convergence(evaluations)
+    fit(module, [History(folder, convergence), convergence], evaluations)
     with (folder / "history.csv").open(encoding="utf-8") as file:
         losses = [float(row["total"]) for row in csv.DictReader(file)]
     image = module.image.detach()

@@ -81,12 +81,12 @@ class Judge(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(module, StyleTransfer)
-        if module.evaluations % EVERY:
+        if module.run.evaluations % EVERY:
             return
         self.spent += time.perf_counter() - self.begun
         with torch.no_grad():
             loss = float(self.exact(module.image).total)
-        self.curve.append((module.evaluations, self.spent, loss))
+        self.curve.append((module.run.evaluations, self.spent, loss))
         trainer.should_stop = loss <= self.target
         self.begun = time.perf_counter()
 
@@ -149,7 +149,7 @@ def _to_loss(
     figures = {
         "seconds": before + spent,
         "evaluations": evaluations,
-        "float32_evaluations": module.exact_evaluations,
+        "float32_evaluations": module.run.float32_evaluations,
         "loss": reached,
         "saved": _saved_loss(exact, picture),
     }

@@ -20,6 +20,8 @@ from benchmarks.problems import (
 from pipeline.losses.evaluator import Recorded, quickest
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
+from pipeline.transfer.callbacks import History
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
 
@@ -56,7 +58,8 @@ def _run(problem: Problem, precision: Precision) -> float:
     with tempfile.TemporaryDirectory() as name:
 
         def whole() -> None:
-            fit(module, name="run", folder=Path(name), evaluations=EVALUATIONS)
+            convergence = Convergence(EVALUATIONS)
+            fit(module, [History(Path(name), convergence), convergence], EVALUATIONS)
             problem.wait()
 
         return seconds(whole)
@@ -93,5 +96,5 @@ def _steps(problem: Problem) -> float:
 
     all_of_them()
     spent = seconds(all_of_them)
-    assert not optimizer.still, optimizer.still
+    assert not optimizer.reason_not_moved, optimizer.reason_not_moved
     return spent

@@ -45,9 +45,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def json_text(content: Any) -> str:
+    """Returns indented JSON with its keys in the order given."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON with its keys in the order given, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes the JSON of ``json_text``, atomically."""
+    write_text(path, json_text(content))
 
 
 def sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.config.schema import Experiment, ReportSettings, Settings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
-from pipeline.records.status import Whereabouts, read_failure, read_run
+from pipeline.records.status import RunLocation, read_failure, read_run
 
 OUTPUTS = ["image.png", "intermediates", "history.csv"]
 OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
@@ -44,7 +44,7 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
-    run: Whereabouts
+    run: RunLocation
 
     @property
     def parts(self) -> list[str]:

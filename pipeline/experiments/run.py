@@ -1,8 +1,10 @@
-"""Runs one experiment from its plan and writes its picture and its record."""
+"""Runs one experiment from its plan, and writes its picture and its records."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -12,98 +14,99 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
-from pipeline.files import sha256, write_json
-from pipeline.imaging.picture_files import read_picture, write_png
+from pipeline.files import write_json
+from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture, to_tensor
 from pipeline.losses.objective import Objective
 from pipeline.records.checkpoints import sole_run
 from pipeline.records.identity import Run, identify
 from pipeline.records.provenance import code_version, settings_text
 from pipeline.records.status import record_run, recording_failure
-from pipeline.records.tracking import logged_picture, tracked_run, whereabouts
+from pipeline.records.tracking import run_location, tracked_run, wandb_image
 from pipeline.transfer.build import read_inputs
-from pipeline.transfer.phases import Found, Search
-from pipeline.transfer.resources import check_memory
+from pipeline.transfer.memory import check_memory
+from pipeline.transfer.phases import PhasedRun, Result
 
 
 def run_experiment(plan: Plan, options: RunOptions) -> None:
     """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
 
-    Where a checkpoint of the same run lies, it goes on from there.
+    Continues from a checkpoint of the same run, if there is one.
 
     Raises:
-        UserError: another process runs it, inputs that do not fit, or an image that did not move.
-        SystemExit: 143 after SIGTERM, 130 after an interrupt: what a killed process answers.
+        UserError: another process runs the experiment, its inputs do not fit, or its image did
+            not change.
+        SystemExit: 143 after SIGTERM, 130 after an interrupt, as of a killed process.
     """
     name = plan.experiment
     with sole_run(name), recording_failure(name), explaining_the_disk():
-        # An earlier result is not that of this run, should it end early.
+        # If this run ends early, the picture of an earlier one must not be taken for its result.
         (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
         _run(plan, options)
 
 
 def _run(plan: Plan, options: RunOptions) -> None:
-    name, settings = plan.experiment, plan.settings
+    name, settings, folder = plan.experiment, plan.settings, paths.EXPERIMENTS / plan.experiment
     if settings.deterministic:
-        # cuBLAS reads this when it is first used, which is before Lightning would set it.
+        # cuBLAS reads this at its first use, which comes before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    run = identify(name, settings)
+    run = identify(plan)
     check_memory(settings, run.device, run.precision)
     inputs = read_inputs(settings)
-    run.checkpoints.forget_others()
+    run.checkpoints.remove_old_ones_of_others()
+    root = paths.shared_root()
     with tracked_run(
         options.tracking,
-        root=paths.shared_root(),
+        root=root,
         name=name,
         job_type="stylize",
-        config={"experiment": name, **run.description},
+        config={"experiment": name, **run.description, **run.environment},
         group=options.group,
-    ) as record:
-        logger = WandbLogger(experiment=record)
-        found = Search(run, inputs, logger, options.checkpoints.every).run()
-        metrics = _write_results(run, found, inputs.start)
-        image = paths.EXPERIMENTS / name / "image.png"
-        picture = read_picture(image)
-        ended = {"end": found.end.kind, "result": logged_picture(picture, name)}
-        record.summary.update({**metrics, **ended})
-        record_run(image, whereabouts(record, paths.shared_root()))
+    ) as tracked:
+        logger = WandbLogger(experiment=tracked)
+        result = PhasedRun(run, inputs, logger, options.checkpoints.every).optimise()
+        metrics = _write_results(folder, run, result, inputs.start)
+        image = folder / "image.png"
+        summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}
+        tracked.summary.update({**summary, "result": wandb_image(image, name)})
+        record_run(image, run_location(tracked, root))
     run.checkpoints.remove()
 
 
-def _write_results(run: Run, found: Found, start: Tensor) -> dict[str, float]:
-    module, objective, name = found.module, found.objective, run.name
-    folder = paths.EXPERIMENTS / name
-    picture = to_picture(module.image)
+def _write_results(folder: Path, run: Run, result: Result, start: Tensor) -> dict[str, float]:
+    """Writes the outputs of a run, and returns the metrics.
+
+    Args:
+        folder: gets the files.
+        run, result: the run and what it produced.
+        start: the image that the run began with.
+    """
+    name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
+    picture = to_picture(result.image)
     text = settings_text(name, run.description["settings"], run.description["inputs"])
     write_png(picture, folder / "image.png", text)
-    saved = to_tensor(picture).to(module.device)
+    counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
     metrics = {
-        **found.counts,
-        **_losses(objective, module.image, ""),
-        **_losses(objective, saved, "saved_"),
+        **{count: getattr(state, count) for count in counts},
+        **_losses(result.objective, result.image, ""),
+        **_losses(result.objective, to_tensor(picture).to(result.image), "saved_"),
     }
-    if found.counts["earlier_evaluations"]:  # else the history begins with them
-        metrics |= _losses(objective, start.to(module.device), "start_")
+    if state.earlier_evaluations:  # otherwise they are in the first row of the history
+        metrics |= _losses(result.objective, start.to(result.image), "start_")
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "status.json", {**found.end._asdict(), "notes": found.notes})
-    provenance = {
-        "experiment": name,
-        "plan": sha256(paths.plan(name)),
-        "code": code_version(),
-        **run.description,
-        **run.made_by,
-    }
+    write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})
+    provenance = {"experiment": name, "code": code_version(), **run.description, **run.environment}
     write_json(folder / "provenance.json", provenance)
     print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
-    if found.end.kind != "budget":
-        print(f"{name}: ended by {found.end.kind}: {found.end.reason}")
+    if stop_reason.kind != "budget":
+        print(f"{name}: ended by {stop_reason.kind}: {stop_reason.reason}")
     return metrics
 
 
 def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:
-    """Returns the losses of an image, without the weighted parts of each layer."""
+    """Returns the losses of an image, without the weighted ones of single layers."""
     with torch.no_grad():
         losses = objective.named(objective(image))
     return {

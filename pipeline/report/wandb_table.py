@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config.schema import ReportSettings, Tracking
-from pipeline.records.tracking import logged_picture, tracked_run
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.media import Picture, ReportEntry
 
 
@@ -45,4 +45,4 @@ def log_table(entries: Mapping[str, ReportEntry], plan: ReportSettings, tracking
 
 
 def _picture(picture: Picture, caption: str) -> Any:
-    return logged_picture(paths.REPORTS / picture.path, caption)
+    return wandb_image(paths.REPORTS / picture.path, caption)

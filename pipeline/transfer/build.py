@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.tensors import resize, to_tensor, white_noise
+from pipeline.imaging.tensors import resize, scaled_size, to_tensor, white_noise
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.resources import sizes
+from pipeline.transfer.module import RunState, StyleTransfer
 
 DAMPING = 0.1
 """What the second try after a divergence multiplies the lengths of its steps by."""
@@ -48,6 +48,29 @@ def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
     if settings.init == "style":
         return Inputs(content, style, resize(style, size, *how))
     return Inputs(content, style, white_noise(size, settings.seed, settings.noise_level))
+
+
+def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the (H, W) of the content image and of the style image, as an experiment asks.
+
+    Args:
+        settings: of the experiment.
+        division: divisor of every edge, rounded down, for a coarse phase.
+    """
+    size = _size(settings.content, settings, division)
+    own = settings.style_resize == "own"
+    return size, _size(settings.style, settings, division) if own else size
+
+
+def picture_size(name: str) -> tuple[int, int]:
+    """Returns the (H, W) of a picture, by its name in the catalogue."""
+    with Image.open(paths.picture(name)) as picture:
+        return picture.height, picture.width
+
+
+def _size(name: str, settings: Experiment, division: int) -> tuple[int, int]:
+    height, width = scaled_size(picture_size(name), settings.size_edge, settings.size)
+    return max(1, height // division), max(1, width // division)
 
 
 def build_objective(
@@ -92,18 +115,19 @@ def objective_by(features: FrozenFeatures, settings: Experiment, inputs: Inputs)
 
 
 def build_module(
-    objective: Objective, settings: Experiment, start: Tensor, damped: bool = False
+    objective: Objective, settings: Experiment, image: Tensor, run: RunState
 ) -> StyleTransfer:
-    """Returns the search that an experiment asks for: from ``start``, by its L-BFGS.
+    """Returns the module that optimises an image by an experiment's L-BFGS.
 
-    A damped one takes steps that are shorter by ``DAMPING``, and so are those it may take at most.
+    In a damped run the steps, and the largest step allowed, are shorter by ``DAMPING``.
     """
-    factor = DAMPING if damped else 1.0
+    factor = DAMPING if run.damped else 1.0
     lbfgs = settings.lbfgs.model_dump()
     return StyleTransfer(
         objective,
-        start,
+        image,
         lbfgs={**lbfgs, "lr": lbfgs["lr"] * factor},
         first_step=settings.first_step,
         largest_step=settings.largest_step * factor,
+        run=run,
     )

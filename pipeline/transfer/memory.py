@@ -6,18 +6,21 @@ for the way back (see ``frozen``), and how many images L-BFGS remembers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 
+from pipeline import paths
+from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
 from pipeline.networks.frozen.convolutions import LEAST_CHANNELS
 from pipeline.networks.layers import LAYERS, check_layers
+from pipeline.networks.weight_files import read_channels
+from pipeline.runtime.device import available
 from pipeline.runtime.precision import Precision
+from pipeline.transfer.build import picture_size, sizes
 
 MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
@@ -36,7 +39,6 @@ RESERVED = {"float32": 2.5, "tf32": 2.5, "bf16": 1.25}
 On an H200, VGG-19 in float32 had 1.5, 2.3 and 2.5 times that at 512, 1024 and 2048 pixels, and in
 bfloat16 1.1 times, and could do with 1.25 where no more was to be had, at 1024. TF32 was not tried.
 """
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Demand(NamedTuple):
@@ -146,27 +148,34 @@ def _peak(steps: Sequence[_Step], and_back: bool) -> int:
     return peak
 
 
-def available(device: torch.device) -> int:
-    """Returns the bytes that a process may still take: of the GPU, or of the machine's memory."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free: int = psutil.virtual_memory().available
-    for folder, limit, used in (
-        (CGROUP, "memory.max", "memory.current"),
-        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):  # the limit of a container, where there is one
-            taken = int((folder / used).read_text()) - _reclaimable(folder)
-            free = min(free, int((folder / limit).read_text()) - taken)
-    return free
+def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
+    """Returns what an experiment takes of its device's memory, for each network that it runs on."""
+    reserved = RESERVED[precision] if device.type == "cuda" else 1.0
+    size, style_size = sizes(settings)
+    original = max(math.prod(picture_size(name)) for name in (settings.content, settings.style))
+    networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
+    return [
+        Demand(
+            size,
+            style_size,
+            channels,
+            settings.content_layers,
+            settings.style_layers,
+            settings.lbfgs.history_size,
+            precision,
+            pooling,
+            original,
+            reserved,
+        )
+        for channels, pooling in map(read_channels, networks)
+    ]
 
 
-def _reclaimable(folder: Path) -> int:
-    """Returns the bytes of files that the system keeps in memory and would give up."""
-    lines = (folder / "memory.stat").read_text().splitlines()
-    stat = {name: int(count) for name, count in map(str.split, lines)}
-    names = "inactive_file", "active_file"
-    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in names)
+def check_memory(settings: Experiment, device: torch.device, precision: Precision) -> None:
+    """Raises ``UserError`` where an experiment takes more memory than its device has free."""
+    for demand in demands(settings, device, precision):
+        edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
+        refuse_what_does_not_fit(demand, available(device), edge)
 
 
 def refuse_what_does_not_fit(demand: Demand, free: int, edge: int) -> None:

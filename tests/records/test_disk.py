@@ -18,8 +18,8 @@ from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
+from pipeline.transfer.callbacks import ProgressBar
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 24
 FOLDER = paths.EXPERIMENTS / "first"
@@ -52,7 +52,7 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) 
 
     def happen(self: ProgressBar, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
         honest(self, trainer, module, *rest)
-        if module.evaluations == number:
+        if module.run.evaluations == number:
             happening()
 
     monkeypatch.setattr(ProgressBar, "on_train_batch_end", happen)

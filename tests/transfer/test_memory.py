@@ -13,18 +13,18 @@ from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.networks.layers import LAYERS
+from pipeline.runtime import device
+from pipeline.runtime.device import available
 from pipeline.stages.stylize import stylize
-from pipeline.transfer import memory
 from pipeline.transfer.memory import (
     GIB,
     HEAP,
     IMAGES,
     Demand,
-    available,
+    demands,
     estimate,
     refuse_what_does_not_fit,
 )
-from pipeline.transfer.resources import demands
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
 DEMAND = Demand((768, 1024), (768, 1024), VGG, ["conv4_2"], ["conv1_1"], 20, "float32", "avg")
@@ -80,7 +80,7 @@ def test_container_may_have_less_than_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(device, "CGROUP", tmp_path)
     machine = available(cpu)
     assert machine > 0
     (tmp_path / "memory.max").write_text("max\n")
@@ -101,7 +101,7 @@ def test_container_may_have_less_than_the_machine(
 def test_run_that_does_not_fit_is_refused_before_it_begins(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.transfer.resources.available", lambda _: 900 * 2**20)
+    monkeypatch.setattr("pipeline.transfer.memory.available", lambda _: 900 * 2**20)
     params = tiny_params(weights_file)
     params["defaults"] |= {"size": 2000}  # type: ignore[operator]
     write_params(prepared, params)

@@ -1,4 +1,4 @@
-"""A run that leaves for good, stands still or gains too little: what it does then, and says."""
+"""Runs that diverge, stand still or gain too little: what they do, and what they report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_params, write_params
-from test_resuming import run_stopped_at
+from test_checkpointing import run_stopped_at
 from test_stylize import history, outputs
 from test_tracking import inspected
 
@@ -21,7 +21,12 @@ from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Losses, Objective
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.convergence import EVERY, EXPLODED, STILL, Course
+from pipeline.transfer.convergence import (
+    CHECK_INTERVAL,
+    DIVERGENCE_FACTOR,
+    STANDSTILL_ITERATIONS,
+    Convergence,
+)
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 60
@@ -53,7 +58,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float)
 
     def spoilt(self: StyleTransfer, *arguments: Any) -> torch.Tensor:
         loss = honest(self, *arguments)
-        if self.evaluations in evaluations:
+        if self.run.evaluations in evaluations:
             self.losses = {name: factor * value for name, value in self.losses.items()}
             return factor * loss
         return loss
@@ -146,7 +151,7 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
         raise UserError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.stylize._write_results", full)
+        patch.setattr("pipeline.experiments.run._write_results", full)
         with pytest.raises(UserError):
             stylize("first")
     stylize("first")
@@ -160,7 +165,7 @@ def test_last_step_that_nobody_saw_is_looked_at(
 
     def spoil_the_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
         honest(self, *arguments, **options)
-        if self.iterations == EVALUATIONS:
+        if self.run.iterations == EVALUATIONS:
             self.image = self.image * float("nan")
 
     monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
@@ -223,7 +228,7 @@ def test_image_that_stands_still_ends_the_run(
         step = optimizer.step
 
         def later(*arguments: Any, **options: Any) -> Any:
-            if self.iterations == 8:  # once it has moved
+            if self.run.iterations == 8:  # once it has moved
                 optimizer.param_groups[0].update(lbfgs)
             return step(*arguments, **options)
 
@@ -235,12 +240,12 @@ def test_image_that_stands_still_ends_the_run(
     found = status()
     assert found["kind"] == "standstill"
     assert found["reason"].endswith(reason)
-    assert len(history("first")) == STILL + EVERY
+    assert len(history("first")) == STANDSTILL_ITERATIONS + CHECK_INTERVAL
 
 
 def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settled(lbfgs={"line_search_fn": "strong_wolfe", "max_eval": 3}, evaluations=400)
-    searched = "pipeline.optim.lbfgs.LBFGS._searched"
+    searched = "pipeline.optim.lbfgs.LBFGS._find_length"
 
     def nothing(self: Any, closure: Any, *_: Any) -> float:
         return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
@@ -271,28 +276,28 @@ def rows(totals: list[float]) -> list[dict[str, float]]:
 
 
 def test_loss_that_rises_for_a_while_is_no_divergence() -> None:
-    course = Course()
-    course.see(rows([1.0, 0.999 * EXPLODED, 0.5, 0.1]))
-    assert not course.diverged
-    course.see(rows([1.001 * EXPLODED]))
-    assert "1000 times that of the start" in course.diverged
+    convergence = Convergence(EVALUATIONS)
+    convergence.observe(rows([1.0, 0.999 * DIVERGENCE_FACTOR, 0.5, 0.1]))
+    assert not convergence.divergence
+    convergence.observe(rows([1.001 * DIVERGENCE_FACTOR]))
+    assert "1000 times that of the start" in convergence.divergence
 
 
 def test_what_a_line_search_tries_is_no_divergence() -> None:
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     tried = [1.0, 1e9, math.nan, 0.9]
-    course.see([{**row, "iteration": 0} for row in rows(tried)])
-    assert not course.diverged
-    assert course.lowest == 0.9
-    course.see([{**row, "iteration": 1} for row in rows([math.nan])])
-    assert course.diverged
+    convergence.observe([{**row, "iteration": 0} for row in rows(tried)])
+    assert not convergence.divergence
+    assert convergence.lowest_total == 0.9
+    convergence.observe([{**row, "iteration": 1} for row in rows([math.nan])])
+    assert convergence.divergence
 
 
 def test_evaluations_of_a_line_search_count_once() -> None:
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     for row in rows([1.0] * 40):
-        course.see([{**row, "iteration": 7}])
-    assert course.still == 0
+        convergence.observe([{**row, "iteration": 7}])
+    assert convergence.unchanged == 0
 
 
 def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) -> None:
@@ -301,36 +306,37 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
             raise NotImplementedError
 
     module = StyleTransfer(Constant.__new__(Constant), images[0], {})
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     seen = {}
     for total in (3.0, 2.0, float("nan"), 5.0):
         module.losses = {"total": torch.tensor(total)}
         module.evaluated = images[0] + total / 10
         seen[total] = module.evaluated.clone()
-        course.on_after_backward(None, module)  # type: ignore[arg-type]
-    assert course.best is not None
-    assert torch.equal(course.best, seen[2.0])
-    course.restart()  # now in another precision: a little more is as good, much more is not
+        convergence.on_after_backward(None, module)  # type: ignore[arg-type]
+    assert convergence.best_image is not None
+    assert torch.equal(convergence.best_image, seen[2.0])
+    # In another precision a slightly higher loss is as good, and a much higher one is not.
+    convergence.change_precision()
     for total, better in ((9.0, False), (2.05, True)):
         module.losses = {"total": torch.tensor(total)}
         module.evaluated = images[0] + total / 10
-        course.on_after_backward(None, module)  # type: ignore[arg-type]
-        assert torch.equal(course.best, module.evaluated) == better
+        convergence.on_after_backward(None, module)  # type: ignore[arg-type]
+        assert torch.equal(convergence.best_image, module.evaluated) == better
 
 
 def test_picture_of_a_diverged_run_is_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {23, 34}, float("nan"))
-    kept: list[torch.Tensor] = []
-    honest = Course._refuse_diverged
+    best_images: list[torch.Tensor] = []
+    honest = Convergence._raise_if_diverged
 
-    def looking(self: Course) -> None:
-        if self.diverged and self.best is not None:
-            kept.append(self.best.clone())
+    def looking(self: Convergence) -> None:
+        if self.divergence and self.best_image is not None:
+            best_images.append(self.best_image.clone())
         honest(self)
 
-    monkeypatch.setattr(Course, "_refuse_diverged", looking)
+    monkeypatch.setattr(Convergence, "_raise_if_diverged", looking)
     stylize("first")
     picture = read_picture(paths.EXPERIMENTS / "first/image.png")
-    assert picture.tobytes() == to_picture(kept[-1]).tobytes()
+    assert picture.tobytes() == to_picture(best_images[-1]).tobytes()

@@ -1,8 +1,7 @@
-"""A run that was stopped goes on to the very bits it would have come to, or begins anew."""
+"""An interrupted run continues to the same bits, and a changed one begins anew."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -21,10 +20,9 @@ from test_tracking import inspected
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.records.checkpoints import Checkpoints, sole_run
-from pipeline.records.provenance import loaded_code
 from pipeline.stages.stylize import stylize
+from pipeline.transfer.callbacks import ProgressBar
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 20
 KINDS: dict[str, dict[str, Any]] = {
@@ -54,7 +52,7 @@ def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     """Runs the experiment until it ends in the middle of things, after so many evaluations."""
 
     def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
-        if module.evaluations >= evaluation:
+        if module.run.evaluations >= evaluation:
             raise StopError
 
     with monkeypatch.context() as patch:
@@ -219,7 +217,7 @@ def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.stylize._write_results", stop)
+        patch.setattr("pipeline.experiments.run._write_results", stop)
         with pytest.raises(StopError):
             stylize("first")
     shutil.rmtree("wandb")
@@ -245,7 +243,7 @@ def test_checkpoints_that_were_left_behind_are_removed(
     for name in files.values():
         (folder / name).touch()
         os.utime(folder / name, 2 * (time.time() - days * 86_400,))
-    Checkpoints("first", 16 * "a").forget_others()
+    Checkpoints("first", 16 * "a").remove_old_ones_of_others()
     found = {file.name for file in folder.iterdir()}
     assert {kind for kind, name in files.items() if name in found} == set(left.split())
 
@@ -270,16 +268,6 @@ def test_checkpoints_after_damaged_ones_are_kept(workspace: Path) -> None:
         loaded = checkpoints.load()
         assert loaded is not None
         assert loaded.state == {"x": evaluations}
-
-
-def test_run_has_one_key_however_it_was_started(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    importlib.import_module("pipeline.runtime.warm")
-    by_dvc = loaded_code()
-    for name in ("pipeline.runtime.warm", "pipeline.runtime.forks", "pipeline.runtime.parents"):
-        monkeypatch.delitem(sys.modules, name)
-    assert loaded_code() == by_dvc
 
 
 def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:
