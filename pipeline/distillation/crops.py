@@ -64,17 +64,17 @@ class CropSampler:
         box = (left, top, left + edge, top + edge)
         crop = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
         pixels: Pixels = np.asarray(crop, dtype=np.float32).transpose(2, 0, 1) / 255
-        if self._happens(0.5):
+        if self.random.random() < 0.5:
             pixels = pixels[:, :, ::-1]
-        if self._happens(0.5):
+        if self.random.random() < 0.5:
             pixels = pixels.transpose(0, 2, 1)
-        if self._happens(0.15):
+        if self.random.random() < 0.15:
             pixels = pixels[self.random.permutation(3)]
         return pixels
 
     def _augmented_crop(self) -> Pixels:
         pixels = self._crop()
-        if self._happens(0.2):
+        if self.random.random() < 0.2:
             mean = pixels.mean(axis=(1, 2), keepdims=True)
             contrast, brightness = self.random.uniform(0.3, 1.5), self.random.normal(0, 0.1)
             pixels = (pixels - mean) * contrast + mean + brightness
@@ -86,9 +86,6 @@ class CropSampler:
             share = self.random.random()
             return share * pixels + (1 - share) * self._crop()
         return self.noise() if kind < 0.45 else pixels
-
-    def _happens(self, probability: float) -> bool:
-        return bool(self.random.random() < probability)
 
 
 def _batch(images: list[Pixels]) -> Tensor:

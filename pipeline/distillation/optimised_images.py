@@ -50,7 +50,8 @@ def optimised_images(
     content_images = sampler.crops(BATCH).to(device)
     style_images = sampler.crops(BATCH).to(device)
     ranges = [(1e-3, 1.0)] + [(0.3, 3.0)] * len(STYLE_LAYERS)
-    loss_weights = [_log_uniform(random, low, high).to(device) for low, high in ranges]
+    draws = [np.exp(random.uniform(np.log(low), np.log(high), BATCH)) for low, high in ranges]
+    loss_weights = [torch.from_numpy(each).float().to(device) for each in draws]
     with torch.no_grad():
         content_target, *_ = _statistics(network, content_images)
         _, *style_targets = _statistics(network, style_images)
@@ -107,7 +108,3 @@ def _minimise(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> li
         if step in [round(fraction * steps) for fraction in SNAPSHOTS]:
             snapshots.append(to_image(variable.detach(), scale))
     return [images for images in snapshots if images.isfinite().all()]
-
-
-def _log_uniform(random: np.random.Generator, low: float, high: float) -> Tensor:
-    return torch.from_numpy(np.exp(random.uniform(np.log(low), np.log(high), BATCH))).float()
