@@ -1,10 +1,17 @@
-"""What DVC knows of the experiments' stages: which are up to date, and which its cache holds."""
+"""DVC's side of a run: which experiments are out of date, in its cache, or finished.
+
+DVC's command line does these things for one stage after another, and reads and writes all of
+dvc.lock for each: that takes longer than many an experiment. The calls of its Python interface here
+are those that `dvc repro` and `dvc commit --force` make, for all stages at once.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 def run_dvc(*arguments: str) -> int:
@@ -13,50 +20,56 @@ def run_dvc(*arguments: str) -> int:
 
 
 def outdated_experiments() -> set[str]:
-    """Returns the experiments whose stage DVC would run: new ones, and those with changed plans."""
-    from dvc.repo import Repo
-
-    with Repo() as repo, repo.lock:
-        return {
-            stage.addressing.partition("@")[2]
-            for stage in repo.index.stages
-            if stage.addressing.startswith("stylize@") and stage.changed()
-        }
+    """Returns the experiments that `dvc repro` would compute, for lack of results of their plan."""
+    with _stages() as stages:
+        return {name for name, stage in stages.items() if stage.changed()}
 
 
-def restore_experiments(names: Iterable[str]) -> list[str]:
-    """Checks out the outputs of earlier runs that DVC's run cache holds for the present plans.
-
-    A setting that was changed and changed back needs no computation. DVC's command line offers
-    this only as a part of `dvc repro`, which would compute the others one after another.
+def restore_experiments(names: Collection[str]) -> set[str]:
+    """Restores results that DVC's run cache holds, as of settings that are changed back.
 
     Args:
-        names: experiments whose stage is outdated.
+        names: experiments that are out of date.
 
     Returns:
-        The experiments that have their outputs now.
+        The experiments that have their results now.
     """
-    from dvc.repo import Repo
     from dvc.stage.cache import RunCacheNotFoundError
 
-    restored = []
-    with Repo() as repo, repo.lock:
-        stages = {stage.addressing: stage for stage in repo.index.stages}
+    restored = set()
+    with _stages() as stages:
         for name in names:
-            stage = stages[f"stylize@{name}"]
             try:
-                repo.stage_cache.restore(stage)
+                stages[name].repo.stage_cache.restore(stages[name])
             except RunCacheNotFoundError:
                 continue
-            restored.append(name)
+            restored.add(name)
     return restored
 
 
-def commit_experiments(names: Sequence[str]) -> int:
-    """Has DVC take the outputs of experiments as those of their plans; returns its exit status.
+def commit_experiments(names: Collection[str]) -> None:
+    """Has DVC accept the results of experiments as those of their plans.
 
-    dvc.lock and DVC's caches are then as `dvc repro` would have left them.
+    dvc.lock and DVC's caches are then as after `dvc repro`.
     """
     if not names:
-        return 0
-    return run_dvc("commit", "--quiet", "--force", *(f"stylize@{name}" for name in names))
+        return
+    with _stages() as stages:
+        finished = [stages[name] for name in names]
+        for stage in finished:
+            stage.save()
+            stage.commit()
+        finished[0].dvcfile.dump_stages(finished, update_pipeline=False)
+
+
+@contextmanager
+def _stages() -> Iterator[dict[str, Any]]:
+    """Yields {experiment: its stage}, while no other process may use DVC here."""
+    from dvc.repo import Repo
+
+    with Repo() as repo, repo.lock:
+        yield {
+            stage.addressing.partition("@")[2]: stage
+            for stage in repo.index.stages
+            if stage.addressing.startswith("stylize@")
+        }
