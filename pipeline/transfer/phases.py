@@ -76,16 +76,15 @@ class PhasedRun:
 
     Args:
         identity: of the run.
-        inputs: the pictures of the experiment.
         logger: gets the losses of every evaluation.
         every: seconds between two checkpoints.
     """
 
-    def __init__(self, identity: Run, inputs: Inputs, logger: Logger, every: float) -> None:
-        self.identity, self.inputs, self.logger, self.every = identity, inputs, logger, every
+    def __init__(self, identity: Run, logger: Logger, every: float) -> None:
+        self.identity, self.logger, self.every = identity, logger, every
         self.name, self.settings = identity.plan.experiment, identity.plan.settings
         self.folder = paths.EXPERIMENTS / self.name
-        self.state = RunState(inputs.start)
+        self.state = RunState(torch.empty(0))  # replaced by that of the first phase
 
     def optimise(self) -> Result:
         """Optimises the image through all phases.
@@ -101,9 +100,7 @@ class PhasedRun:
             phases = phases[names.index(self.state.phase) :]
         image: Tensor | None = None
         for phase in phases:
-            inputs = self.inputs
-            if phase.division > 1:
-                inputs = read_inputs(self.settings, phase.division)
+            inputs = read_inputs(self.settings, phase.division)
             if saved is None:
                 size, before = inputs.start.shape[-2:], self.state
                 start = inputs.start if image is None else enlarge(image, size)
