@@ -1,4 +1,4 @@
-"""How long it takes to the loss of a plain run, by every setting of speed, and what comes out."""
+"""Measures the time that each combination of settings takes to reach the loss of a plain run."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ SETTINGS = {
 }
 if KIND == "-gpu":
     SETTINGS["tf32"] = Setting("tf32", 0, {})
-PICTURES = f"reports/speed-{{}}-{{}}{KIND}.jpg"
-"""By the plain run, then by each setting when it had the plain one's loss."""
+PICTURES = f"benchmarks/results/speed-{{}}-{{}}{KIND}.jpg"
+"""Side by side: the plain run's picture, and each setting's when it reached the same loss."""
 
 
 class Judge(pl.Callback):

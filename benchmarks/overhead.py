@@ -1,4 +1,4 @@
-"""What a run adds to the evaluations in it."""
+"""Measures the time that a run spends outside its evaluations of the loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.config.schema import Tracking
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.precision import fastest_precision
-from pipeline.transfer.callbacks import History, Intermediates, ProgressBar, Refinement
+from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement
 from pipeline.transfer.checkpointing import Checkpointing
 from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
@@ -27,7 +27,7 @@ from pipeline.transfer.module import StyleTransfer
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside the evaluations in it; W&B's own start and end are not in it."""
+    """Measures a run and the evaluations in it; W&B's own start and end are not timed."""
     problem = Problem(arguments.weights, 512)
     precision, count = fastest_precision(problem.device), 200
     objective = problem.ours(precision)
@@ -42,7 +42,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
             convergence,
             Intermediates([1, 10, 25, 50, 100, 200], history),
             Refinement(lambda: objective, history),
-            ProgressBar("run", count),
+            Progress(lambda *_: None, "run", count),
             Checkpointing(Checkpoints("run", 16 * "0"), CheckpointOptions().every, history),
         ]
         with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:

@@ -33,6 +33,19 @@ def check() -> None:
     print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")
 
 
+@app.command()
+def run(
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Experiments at a time; by default as cores and memory allow."),
+    ] = None,
+) -> None:
+    """Compute all experiments that are out of date, and the report."""
+    from pipeline.experiments.runner import run
+
+    run(jobs)
+
+
 @preset.command()
 def paper() -> None:
     """The pictures, the network and the size of the paper."""

@@ -24,14 +24,22 @@ from pipeline.records.provenance import code_version, settings_text
 from pipeline.records.status import record_run, recording_failure
 from pipeline.records.tracking import run_location, tracked_run, wandb_image
 from pipeline.transfer.build import read_inputs
+from pipeline.transfer.callbacks import ReportProgress
 from pipeline.transfer.memory import check_memory
 from pipeline.transfer.phases import PhasedRun, Result
 
 
-def run_experiment(plan: Plan, options: RunOptions) -> None:
+def run_experiment(
+    plan: Plan, options: RunOptions, report: ReportProgress = lambda *_: None
+) -> None:
     """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
 
     Continues from a checkpoint of the same run, if there is one.
+
+    Args:
+        plan: of the experiment.
+        options: of W&B and of checkpoints.
+        report: is told how far the run is; see ``callbacks.Progress``.
 
     Raises:
         UserError: another process runs the experiment, its inputs do not fit, or its image did
@@ -40,12 +48,13 @@ def run_experiment(plan: Plan, options: RunOptions) -> None:
     """
     name = plan.experiment
     with sole_run(name), recording_failure(name), explaining_the_disk():
-        # If this run ends early, the picture of an earlier one must not be taken for its result.
-        (paths.EXPERIMENTS / name / "image.png").unlink(missing_ok=True)
-        _run(plan, options)
+        # If this run ends early, the files of an earlier one must not be taken for its results.
+        for file in ("provenance.json", "image.png"):
+            (paths.EXPERIMENTS / name / file).unlink(missing_ok=True)
+        _run(plan, options, report)
 
 
-def _run(plan: Plan, options: RunOptions) -> None:
+def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     name, settings, folder = plan.experiment, plan.settings, paths.EXPERIMENTS / plan.experiment
     if settings.deterministic:
         # cuBLAS reads this at its first use, which comes before Lightning would set it.
@@ -65,7 +74,8 @@ def _run(plan: Plan, options: RunOptions) -> None:
         group=options.group,
     ) as tracked:
         logger = WandbLogger(experiment=tracked)
-        result = PhasedRun(run, logger, options.checkpoints.every).optimise()
+        every = options.checkpoints.every
+        result = PhasedRun(run, logger, every, report).optimise()
         metrics = _write_results(folder, run, result)
         image = folder / "image.png"
         summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pipeline.config.params import read_run_options
 from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.run import run_experiment
 from pipeline.stages import run_stage
 
@@ -22,7 +23,8 @@ def stylize(name: str) -> None:
     Raises:
         UserError: it has no plan, or as ``run_experiment``.
     """
-    run_experiment(read_plan(name), read_run_options(name))
+    with ProgressDisplay() as display:
+        run_experiment(read_plan(name), read_run_options(name), display.report)
 
 
 def _only(names: Sequence[str]) -> str:

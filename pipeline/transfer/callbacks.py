@@ -18,8 +18,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from pipeline.files import naming
 from pipeline.imaging.picture_files import write_png
@@ -29,6 +27,8 @@ from pipeline.records.tracking import wandb_image
 from pipeline.runtime.summation import total
 from pipeline.transfer.convergence import CHECK_INTERVAL, Convergence
 from pipeline.transfer.module import StyleTransfer
+
+ReportProgress = Callable[[str, int, int, float], None]
 
 HISTORY_FILE = "history.csv"
 
@@ -189,39 +189,25 @@ class Refinement(pl.Callback):
         self.evaluations, self.total = evaluations, total
 
 
-class ProgressBar(pl.Callback):
-    """Shows evaluations, evaluations per second, time left and loss; off a terminal the last state.
+class Progress(pl.Callback):
+    """Reports how far the run is, at each ``CHECK_INTERVAL``-th iteration.
+
+    A GPU has to be waited for to read a loss, so not at each.
 
     Args:
-        name: shown beside the bar.
-        evaluations: the budget.
+        report: is called with ``title``, the evaluations done, ``budget``, and the total loss.
+        title: the experiment, and the phase unless it is the main one.
+        budget: evaluations of the phase.
     """
 
-    def __init__(self, name: str, evaluations: int) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(), _Speed(), TimeRemainingColumn()]
-        self.progress = Progress(*columns, TextColumn("loss {task.fields[loss]}"))
-        self.task = self.progress.add_task(name, total=evaluations, loss="–")
-
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.progress.start()
+    def __init__(self, report: ReportProgress, title: str, budget: int) -> None:
+        self.report, self.title, self.budget = report, title, budget
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         transfer = _transfer(module)
-        self.progress.update(self.task, completed=transfer.run.evaluations)
-        # A GPU has to be waited for to read a loss: every tenth one is enough for the eye.
-        if transfer.run.evaluations % 10 == 0:
-            self.progress.update(self.task, loss=f"{float(transfer.losses['total']):.4g}")
-
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        self.progress.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        self.progress.stop()
-
-
-class _Speed(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed:.0f}/{task.total:.0f}  {task.speed or 0:.2f}/s")
+        if transfer.run.iterations % CHECK_INTERVAL == 0:
+            loss = float(transfer.losses["total"])
+            self.report(self.title, transfer.run.evaluations, self.budget, loss)
 
 
 def log_again(logger: Logger, folder: Path) -> None:

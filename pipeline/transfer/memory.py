@@ -15,7 +15,7 @@ import torch
 from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
-from pipeline.networks.frozen.convolutions import LEAST_CHANNELS
+from pipeline.networks.frozen.convolutions import WINOGRAD_CHANNELS
 from pipeline.networks.layers import LAYERS, check_layers
 from pipeline.networks.weight_files import read_channels
 from pipeline.runtime.device import available
@@ -95,7 +95,7 @@ def _weights(demand: Demand) -> int:
     for name, channels in demand.channels.items():
         each = FLOAT32
         if name in used:
-            wide = min(before, channels) >= LEAST_CHANNELS
+            wide = min(before, channels) >= WINOGRAD_CHANNELS
             each += (4 if wide else 2) * FLOAT32
             each += 2 * BFLOAT16 if demand.precision == "bf16" else 0
         total += 9 * before * channels * each

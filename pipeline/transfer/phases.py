@@ -26,7 +26,14 @@ from pipeline.transfer.build import (
     read_inputs,
     sizes,
 )
-from pipeline.transfer.callbacks import History, Intermediates, ProgressBar, Refinement, log_again
+from pipeline.transfer.callbacks import (
+    History,
+    Intermediates,
+    Progress,
+    Refinement,
+    ReportProgress,
+    log_again,
+)
 from pipeline.transfer.checkpointing import Checkpointing, restore, write_files
 from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
 from pipeline.transfer.fit import fit
@@ -78,10 +85,17 @@ class PhasedRun:
         identity: of the run.
         logger: gets the losses of every evaluation.
         every: seconds between two checkpoints.
+        report: is told how far the run is, as by ``Progress``.
     """
 
-    def __init__(self, identity: Run, logger: Logger, every: float) -> None:
-        self.identity, self.logger, self.every = identity, logger, every
+    def __init__(
+        self,
+        identity: Run,
+        logger: Logger,
+        every: float,
+        report: ReportProgress = lambda *_: None,
+    ) -> None:
+        self.identity, self.logger, self.every, self.report = identity, logger, every, report
         self.name, self.settings = identity.plan.experiment, identity.plan.settings
         self.folder = paths.EXPERIMENTS / self.name
         self.state = RunState(torch.empty(0))  # replaced by that of the first phase
@@ -150,7 +164,7 @@ class PhasedRun:
             convergence,
             Intermediates(settings.intermediates, history),
             refinement,
-            ProgressBar(title, phase.evaluations),
+            Progress(self.report, title, phase.evaluations),
             Checkpointing(self.identity.checkpoints, self.every, history),
         ]
         if saved is not None:

@@ -43,9 +43,9 @@ from hostile import (
     turned,
     write,
 )
+from picture_server import server
 from PIL import Image
 from safetensors.torch import save as safetensors
-from test_sources import server
 
 from pipeline import paths
 from pipeline.config.params import read_params

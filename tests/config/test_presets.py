@@ -112,6 +112,6 @@ def test_make_writes_given_weights_before_it_runs(command: str) -> None:
         check=True,
     ).stdout
     wanted = ["preset paper"] if command == "paper" else []
-    wanted += ["preset weights 'my own/vgg19.pth'", "pipeline.experiments.runner '3'"]
+    wanted += ["preset weights 'my own/vgg19.pth'", "pipeline run --jobs '3'"]
     places = [planned.index(step) for step in wanted]
     assert places == sorted(places)

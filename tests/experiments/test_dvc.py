@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ CELLS = {"stylize@first", "stylize@second"}
     [
         ("report/contact_sheets.py", {"report"}),
         ("report/templates/report.css", {"report"}),
-        ("optim/history.py", CELLS),
+        ("optim/history.py", {*CELLS, "report"}),
         ("networks/prepare.py", {"fetch", "backbone"}),
         ("config/params.py", {"fetch", "report"}),
         ("config/presets.py", {"fetch"}),
@@ -81,6 +82,26 @@ def test_what_decides_no_result_runs_nothing(project: Project) -> None:
     file = project.folder / "params.yaml"
     file.write_text(f"# A comment.\n{file.read_text('utf-8')}", encoding="utf-8")
     assert project.repro() == set()
+
+
+def test_edit_during_a_run_waits_for_the_next(project: Project) -> None:
+    """An experiment runs with the settings of its plan, however late it begins."""
+
+    def set_weight(weight: float) -> None:
+        project.change(lambda p: p["experiments"]["first"].update(content_weight=weight))
+
+    def recorded_weight() -> float:
+        record = project.folder / "data/experiments/first/provenance.json"
+        weight: float = json.loads(record.read_text("utf-8"))["settings"]["content_weight"]
+        return weight
+
+    set_weight(2.0)
+    project.dvc("repro", "plan")
+    set_weight(7.0)
+    project.dvc("repro", "--single-item", "stylize@first")
+    assert recorded_weight() == 2.0
+    assert "stylize@first" in project.repro()
+    assert recorded_weight() == 7.0
 
 
 def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
@@ -129,16 +150,6 @@ def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> 
     assert "Traceback" not in text
     project.repro()
     assert (project.folder / "data/experiments/first/image.png").read_bytes() == before
-
-
-def test_stage_run_by_hand_without_a_plan_says_what_to_run(
-    tmp_path: Path, weights_file: Path
-) -> None:
-    project = Project.new(tmp_path, tiny_params(weights_file))
-    for stage in (["stylize", "first"], ["backbone"], ["report"]):
-        text = project.python(f"pipeline.stages.{stage[0]}", *stage[1:], check=False)
-        assert "Run `dvc repro plan`" in text
-        assert "Traceback" not in text
 
 
 def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(

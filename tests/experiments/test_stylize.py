@@ -177,9 +177,7 @@ def test_start_that_is_a_minimum_is_an_error(prepared: Path, weights_file: Path)
 
 
 def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"there is no plan 'frist' in data/plan. Did you mean 'first'\?"
-    ):
+    with pytest.raises(UserError, match=r"no plan 'frist' in data/plan. Did you mean 'first'\?"):
         stylize("frist")
 
 

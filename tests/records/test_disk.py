@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.callbacks import ProgressBar
+from pipeline.transfer.callbacks import Progress
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 24
@@ -48,14 +48,14 @@ def check_that_it_continues(capsys: pytest.CaptureFixture[str], expected: dict[s
 
 def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) -> None:
     """Has something happen once, in the middle of the run."""
-    honest = ProgressBar.on_train_batch_end
+    honest = Progress.on_train_batch_end
 
-    def happen(self: ProgressBar, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
+    def happen(self: Progress, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
         honest(self, trainer, module, *rest)
         if module.run.evaluations == number:
             happening()
 
-    monkeypatch.setattr(ProgressBar, "on_train_batch_end", happen)
+    monkeypatch.setattr(Progress, "on_train_batch_end", happen)
 
 
 @pytest.mark.parametrize(

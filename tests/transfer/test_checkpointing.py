@@ -25,7 +25,7 @@ from pipeline.losses.objective import Objective
 from pipeline.records.checkpoints import Checkpoints, sole_run
 from pipeline.records.identity import identify
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.callbacks import ProgressBar, Refinement
+from pipeline.transfer.callbacks import Progress, Refinement
 from pipeline.transfer.convergence import Convergence, StopReason
 from pipeline.transfer.module import StyleTransfer
 
@@ -56,12 +56,12 @@ def write_settings(weights_file: Path, every: float = 0, **settings: Any) -> Non
 def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     """Runs the experiment until it ends in the middle of things, after so many evaluations."""
 
-    def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
+    def stop(self: Progress, trainer: Any, module: StyleTransfer, *_: Any) -> None:
         if module.run.evaluations >= evaluation:
             raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(ProgressBar, "on_train_batch_end", stop)
+        patch.setattr(Progress, "on_train_batch_end", stop)
         with pytest.raises(StopError):
             stylize("first")
 

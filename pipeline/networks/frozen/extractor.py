@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.frozen.convolutions import (
     Convolution,
-    InParts,
+    SplitInput,
     first_convolution,
     frozen_convolution,
 )
@@ -122,7 +122,7 @@ class FrozenFeatures(nn.Module):
         x = (image - self.get_buffer("mean")) / self.get_buffer("std")
         x = x.contiguous(memory_format=torch.channels_last)
         first = self.convolution(self.layers[0])
-        return first.parts(x) if isinstance(first, InParts) else x
+        return first.split(x) if isinstance(first, SplitInput) else x
 
     def down_to(self, wanted: Collection[str]) -> Iterator[tuple[str, bool]]:
         """Yields each layer's name and whether a pooling comes before it, to the deepest wanted."""
@@ -188,7 +188,7 @@ class _Statistics(torch.autograd.Function):
             else:
                 through_relu(gradient, maps, out=gradient)
             del maps
-            gradient = network.convolution(name).back(gradient)
+            gradient = network.convolution(name).backward(gradient)
             pooling = ctx.pooled.pop(name, None)
         assert gradient is not None
         std = network.get_buffer("std")
