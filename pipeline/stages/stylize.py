@@ -1,7 +1,4 @@
-"""Stage ``stylize``: runs one experiment from its plan; see ``experiments.run``.
-
-python -m pipeline.stages.stylize EXPERIMENT
-"""
+"""Stage ``stylize``: runs one experiment from its plan; see ``experiments.run``."""
 
 from __future__ import annotations
 
@@ -18,11 +15,7 @@ from pipeline.stages import run_stage
 
 
 def stylize(name: str) -> None:
-    """Runs an experiment from its plan.
-
-    Raises:
-        UserError: it has no plan, or as ``run_experiment``.
-    """
+    """Runs an experiment from its plan; raises as ``read_plan`` and ``run_experiment``."""
     with ProgressDisplay() as display:
         run_experiment(read_plan(name), read_run_options(name), display.report)
 
