@@ -63,7 +63,6 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         torch.set_num_threads(settings.threads)
     run = identify(plan)
     check_memory(settings, run.device, run.precision)
-    inputs = read_inputs(settings)
     run.checkpoints.remove_old_ones_of_others()
     root = paths.shared_root()
     with tracked_run(
@@ -76,8 +75,8 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     ) as tracked:
         logger = WandbLogger(experiment=tracked)
         every = options.checkpoints.every
-        result = PhasedRun(run, inputs, logger, every, report).optimise()
-        metrics = _write_results(folder, run, result, inputs.start)
+        result = PhasedRun(run, logger, every, report).optimise()
+        metrics = _write_results(folder, run, result)
         image = folder / "image.png"
         summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}
         tracked.summary.update({**summary, "result": wandb_image(image, name)})
@@ -85,14 +84,8 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     run.checkpoints.remove()
 
 
-def _write_results(folder: Path, run: Run, result: Result, start: Tensor) -> dict[str, float]:
-    """Writes the outputs of a run, and returns the metrics.
-
-    Args:
-        folder: gets the files.
-        run, result: the run and what it produced.
-        start: the image that the run began with.
-    """
+def _write_results(folder: Path, run: Run, result: Result) -> dict[str, float]:
+    """Writes the outputs of a run into a folder, and returns the metrics."""
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
     picture = to_picture(result.image)
     text = settings_text(name, run.description["settings"], run.description["inputs"])
@@ -104,7 +97,8 @@ def _write_results(folder: Path, run: Run, result: Result, start: Tensor) -> dic
         **_losses(result.objective, to_tensor(picture).to(result.image), "saved_"),
     }
     if state.earlier_evaluations:  # otherwise they are in the first row of the history
-        metrics |= _losses(result.objective, start.to(result.image), "start_")
+        start = read_inputs(run.plan.settings).start.to(result.image)
+        metrics |= _losses(result.objective, start, "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})
     provenance = {"experiment": name, "code": code_version(), **run.description, **run.environment}

@@ -46,8 +46,8 @@ def tracked_run(
 ) -> Iterator[Run]:
     """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
 
-    The run is finished as failed if the block raises. If it was not uploaded, the command that
-    uploads it is printed.
+    It is finished as failed if the block raises. The command that uploads an offline run is
+    printed.
 
     Args:
         tracking: the section of params.yaml.
@@ -97,10 +97,7 @@ def run_location(run: Run, root: Path) -> RunLocation:
 
 
 def wandb_image(picture: Image | Path, caption: str) -> Any:
-    """Returns a picture, or the picture in a file, as a W&B run logs it.
-
-    None if W&B cannot write its copy, for which it uses the system's temporary folder.
-    """
+    """Returns a picture, or that of a file, as a W&B run logs it; None if W&B cannot copy it."""
     import wandb
 
     try:
@@ -111,13 +108,7 @@ def wandb_image(picture: Image | Path, caption: str) -> Any:
 
 
 class _SafeRun:
-    """A W&B run whose failures are printed once and not raised.
-
-    W&B copies pictures into its folder when they are logged, and raises if the disk is full.
-
-    Attributes:
-        incomplete: whether anything failed.
-    """
+    """A W&B run whose failures, on a full disk above all, are printed once and not raised."""
 
     def __init__(self, run: Run) -> None:
         self._run, self.incomplete = run, False
@@ -142,50 +133,43 @@ class _SafeRun:
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
+    """Starts a run online if that is wanted and possible, else offline, else disabled."""
     # W&B reports its own errors to a server to which our time-outs do not apply.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     try:
-        return _start_in_mode(tracking, **arguments)
+        mode = _mode(tracking)
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=tracking.init_timeout,
+            finish_timeout=tracking.finish_timeout,
+            finish_timeout_raises=True,
+            x_disable_stats=mode == "offline",
+            x_save_requirements=False,  # it takes 0.1 s to read the metadata of all packages
+        )
+        if mode == "online":
+            try:
+                return wandb.init(mode=mode, settings=settings, **arguments)
+            except (wandb.Error, OSError) as error:
+                print(f"W&B does not answer ({_first_line(error)}): this run is tracked offline")
+                mode = "offline"
+        try:
+            return wandb.init(mode=mode, settings=settings, **arguments)
+        except wandb.errors.UsageError:
+            raise
+        except (wandb.Error, OSError) as error:
+            print(
+                f"W&B cannot keep a record in {arguments['dir']} ({_first_line(error)}): this run "
+                "is not tracked. Make room there, and run the experiment again to have it tracked"
+            )
+            return wandb.init(mode="disabled", settings=settings, **arguments)
     except (wandb.errors.UsageError, ValueError) as error:
         raise UserError(
             "W&B refuses what params.yaml has under tracking, or the environment's WANDB_… "
             f"variables: {_message(error)}"
         ) from error
-
-
-def _start_in_mode(tracking: Tracking, **arguments: Any) -> Run:
-    """Starts a run online if that is wanted and possible, else offline, else disabled."""
-    import wandb
-
-    mode = _mode(tracking)
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        init_timeout=tracking.init_timeout,
-        finish_timeout=tracking.finish_timeout,
-        finish_timeout_raises=True,
-        x_disable_stats=mode == "offline",
-        # W&B would read the metadata of all installed packages, which takes 0.1 s.
-        x_save_requirements=False,
-    )
-    if mode == "online":
-        try:
-            return wandb.init(mode=mode, settings=settings, **arguments)
-        except (wandb.Error, OSError) as error:
-            print(f"W&B does not answer ({_first_line(error)}): this run is tracked offline")
-            mode = "offline"
-    try:
-        return wandb.init(mode=mode, settings=settings, **arguments)
-    except wandb.errors.UsageError:
-        raise
-    except (wandb.Error, OSError) as error:
-        print(
-            f"W&B cannot keep a record in {arguments['dir']} ({_first_line(error)}): this run is "
-            "not tracked. Make room there, and run the experiment again to have it tracked"
-        )
-        return wandb.init(mode="disabled", settings=settings, **arguments)
 
 
 def _mode(tracking: Tracking) -> Mode:

@@ -38,15 +38,13 @@ class History(pl.Callback):
 
     Columns: stage (the phase), evaluation (from 1, through all phases), iteration (steps of the
     phase before it), the losses of ``Objective.names``, and ``gradient_norm``, the L2 norm of
-    ∂total/∂image for RGB in [0, 1]. The values stay on the device until those of
-    ``CHECK_INTERVAL`` iterations are read at once.
-
-    An evaluation with a NaN or infinite value has no row. Loggers get the losses of phases other
-    than ``main`` as ``PHASE/NAME``, since they come from another network or size.
+    ∂total/∂image for RGB in [0, 1]. A row with NaN or infinity is left out. The values of
+    ``CHECK_INTERVAL`` iterations are read from the device at once. Loggers get the losses of
+    phases other than ``main`` as ``PHASE/NAME``: they come from another network or image size.
 
     Args:
-        folder: gets ``history.csv``, which the first phase of a run begins anew.
-        convergence: is passed every row.
+        folder: gets ``history.csv``; the first phase of a run begins a new file.
+        convergence: observes every row.
 
     Attributes:
         extras: {evaluation: what the loggers get beside its losses}.

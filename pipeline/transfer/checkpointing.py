@@ -24,11 +24,10 @@ MAX_TIME_SHARE = 0.005
 class Checkpointing(pl.Callback):
     """Saves a run at intervals, and before the process ends by SIGTERM or an interrupt.
 
-    If it takes long to write a checkpoint, the interval to the next becomes longer than ``every``.
-
     Args:
         checkpoints: of the run.
-        every: minimum seconds between two checkpoints; 0 saves after each step.
+        every: minimum seconds between two checkpoints; 0 saves after each step. The interval is
+            longer if it takes long to write a checkpoint.
         history: flushed before each checkpoint; the files of the run are in its folder.
     """
 

@@ -1,4 +1,4 @@
-"""Optimises a module's image by Lightning's Trainer, one batch a step of the optimizer."""
+"""Optimises the image of a module with Lightning's Trainer, one step of L-BFGS a batch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def fit(
 
     Args:
         module: with the image and the objective.
-        callbacks: called in this order.
-        evaluations: the most steps that are taken. A step of a line search has several
-            evaluations; ``Convergence`` ends the phase when their number is reached.
-        logger: which the callbacks find as the trainer's.
+        callbacks: called in this order; ``Convergence`` among them.
+        evaluations: the budget.
+        logger: of the trainer, for the callbacks.
         deterministic: allow only operations that give the same result twice.
 
     Raises:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
+from pipeline.optim.image_variable import to_image, to_variable, variable_scale
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
-
-MID_GREY = 0.5
 
 
 @dataclass
@@ -55,12 +54,9 @@ class StyleTransfer(pl.LightningModule):
     ``parameters()`` and ``state_dict()`` hold the image and nothing else: the network and the
     targets are non-persistent buffers.
 
-    **Differs:** the parameter is the image minus mid-grey, times ``scale``. The first step of
-    L-BFGS has length 1 in the L1 norm, whatever the gradient. Divided among a million pixels in
-    [0, 1] that is a millionth each, which float32 almost loses, and the curvature measured there
-    is rounding noise. With the scale the first step moves a pixel by ``first_step`` on average, at
-    every size; without tolerances no later step and no loss depends on it. Mid-grey is subtracted
-    because float32 is finest around 0 (the authors' code subtracts ImageNet's mean).
+    **Differs:** the parameter is not the image but the variable of ``optim.image_variable``, whose
+    scale sets the length of the first step alone: without tolerances no later step and no loss
+    depends on it. The authors' code subtracts ImageNet's mean in place of mid-grey.
 
     Args:
         objective: the loss as a function of an image.
@@ -88,8 +84,8 @@ class StyleTransfer(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.objective, self.evaluator = objective, Evaluator()
-        self.scale = 1 / (first_step * start.numel())
-        self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
+        self.scale = variable_scale(start, first_step)
+        self.pixels = nn.Parameter(to_variable(start, self.scale))
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
         self.run = run or RunState(start)
         self.losses: dict[str, Tensor] = {}
@@ -104,12 +100,12 @@ class StyleTransfer(pl.LightningModule):
     @property
     def image(self) -> Tensor:
         """The (1, 3, H, W) float32 image: RGB, 0 black and 1 white, not clamped."""
-        return self.pixels / self.scale + MID_GREY
+        return to_image(self.pixels, self.scale)
 
     @image.setter
     def image(self, image: Tensor) -> None:
         with torch.no_grad():
-            self.pixels.copy_((image - MID_GREY) * self.scale)
+            self.pixels.copy_(to_variable(image, self.scale))
 
     @property
     def gradient(self) -> Tensor:

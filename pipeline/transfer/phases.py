@@ -82,26 +82,17 @@ class PhasedRun:
     """A run through all phases of an experiment, from its start image or from a checkpoint.
 
     Args:
-        identity: of the run.
-        inputs: the pictures of the experiment.
+        run: its identity.
         logger: gets the losses of every evaluation.
         every: seconds between two checkpoints.
-        report: is told how far the run is, as by ``Progress``.
+        report: called by ``Progress``.
     """
 
-    def __init__(
-        self,
-        identity: Run,
-        inputs: Inputs,
-        logger: Logger,
-        every: float,
-        report: ReportProgress = lambda *_: None,
-    ) -> None:
-        self.identity, self.inputs, self.logger = identity, inputs, logger
-        self.every, self.report = every, report
-        self.name, self.settings = identity.plan.experiment, identity.plan.settings
+    def __init__(self, run: Run, logger: Logger, every: float, report: ReportProgress) -> None:
+        self.run, self.logger, self.every, self.report = run, logger, every, report
+        self.name, self.settings = run.plan.experiment, run.plan.settings
         self.folder = paths.EXPERIMENTS / self.name
-        self.state = RunState(inputs.start)
+        self.state = RunState(torch.empty(0))  # replaced by that of the first phase
 
     def optimise(self) -> Result:
         """Optimises the image through all phases.
@@ -117,9 +108,7 @@ class PhasedRun:
             phases = phases[names.index(self.state.phase) :]
         image: Tensor | None = None
         for phase in phases:
-            inputs = self.inputs
-            if phase.division > 1:
-                inputs = read_inputs(self.settings, phase.division)
+            inputs = read_inputs(self.settings, phase.division)
             if saved is None:
                 size, before = inputs.start.shape[-2:], self.state
                 start = inputs.start if image is None else enlarge(image, size)
@@ -138,7 +127,7 @@ class PhasedRun:
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """Returns the state of the newest checkpoint, if there is one, and writes its files."""
-        checkpoint = self.identity.checkpoints.load()
+        checkpoint = self.run.checkpoints.load()
         if checkpoint is None:
             return None
         write_files(checkpoint.files, self.folder)
@@ -154,10 +143,10 @@ class PhasedRun:
 
         After a divergence the phase continues once from the best image, with shorter steps.
         """
-        device, settings, state = self.identity.device, self.settings, self.state
+        device, settings, state = self.run.device, self.settings, self.state
         build = partial(build_objective, settings, phase.network, inputs, device)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
-        precision = saved["precision"] if saved else self.identity.precision
+        precision = saved["precision"] if saved else self.run.precision
         objective = exact() if precision == "float32" else build(precision)
         module = build_module(objective, settings, state.start, state)
         convergence = Convergence(phase.evaluations, settings.early_stop)
@@ -170,7 +159,7 @@ class PhasedRun:
             Intermediates(settings.intermediates, history),
             refinement,
             Progress(self.report, title, phase.evaluations),
-            Checkpointing(self.identity.checkpoints, self.every, history),
+            Checkpointing(self.run.checkpoints, self.every, history),
         ]
         if saved is not None:
             restore(saved, module, callbacks)

@@ -78,6 +78,7 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
         "style": sha256(paths.picture("gravel")),
         "weights": sha256(paths.WEIGHTS_FILE),
     }
+    assert record["plan"] == sha256(paths.plan("first"))
     assert record["settings"] == read_params().experiments["first"].model_dump()
     assert record["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert (record["device"], record["threads"]) == ("cpu", 1)
@@ -106,7 +107,7 @@ def test_same_inputs_give_the_same_bytes_twice(prepared: Path) -> None:
     assert outputs("first") == before
 
 
-def test_seed_changes_the_picture_and_only_with_noise(prepared: Path, weights_file: Path) -> None:
+def test_seed_changes_the_picture_only_with_noise(prepared: Path, weights_file: Path) -> None:
     pictures = {}
     for name in ("first", "second"):
         for seed in (0, 1):
@@ -169,7 +170,7 @@ def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path
         stylize("first")
 
 
-def test_start_that_is_the_goal_already_is_an_error(prepared: Path, weights_file: Path) -> None:
+def test_start_that_is_a_minimum_is_an_error(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", init="content", style_layers=[])
     with pytest.raises(UserError, match="the image did not move"):
         stylize("first")
@@ -191,20 +192,20 @@ def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path)
     assert paths.WEIGHTS_FILE.read_bytes() == before
 
 
-def test_missing_network_is_named(prepared: Path) -> None:
+def test_missing_network_is_reported(prepared: Path) -> None:
     paths.WEIGHTS_FILE.unlink()
     with pytest.raises(UserError, match="run the stage backbone first"):
         stylize("first")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has it")
-def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -> None:
+def test_missing_device_is_reported(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", device="mps")
     with pytest.raises(UserError, match="device is 'mps', but torch finds none here"):
         stylize("first")
 
 
-def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path) -> None:
+def test_warm_start_is_two_phases_of_one_run(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", warm_start="embedded", warm_evaluations=5, size=48)
     stylize("first")
     warm, rest = history("first", "warm_start"), history("first")
@@ -244,8 +245,8 @@ def test_coarse_to_fine_is_one_run_through_the_sizes(
         intermediates=[1, 4, 7],
     )
     stylize("first")
-    stages = ["quarter", "half", *(["warm_start"] if warm_start else []), "main"]
-    rows = [row for stage in stages for row in history("first", stage)]
+    phases = ["quarter", "half", *(["warm_start"] if warm_start else []), "main"]
+    rows = [row for phase in phases for row in history("first", phase)]
     assert [row["evaluation"] for row in rows] == list(range(1, len(rows) + 1))
     folder = paths.EXPERIMENTS / "first"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -257,12 +258,12 @@ def test_coarse_to_fine_is_one_run_through_the_sizes(
         with Image.open(file) as picture:
             edges.append(picture.size)
     assert edges == [(full[0] // 4, full[1] // 4), (full[0] // 2, full[1] // 2), full]
-    # What the coarse stages found is where the next begins: far nearer than the start.
-    first = history("first", stages[2])[0]["total"]
+    # Each phase begins with the image of the one before, whose loss is far lower than the start's.
+    first = history("first", phases[2])[0]["total"]
     assert warm_start or first < metrics["start_total"]
 
 
-def test_sizes_with_nothing_left_to_see_are_left_out(prepared: Path, weights_file: Path) -> None:
+def test_phases_of_too_small_images_are_left_out(prepared: Path, weights_file: Path) -> None:
     change(
         prepared, weights_file, "first", schedule="coarse_to_fine", coarse_evaluations=2, size=48
     )
@@ -287,7 +288,7 @@ def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Pa
 
 
 @pytest.mark.parametrize("names", [[], ["first", "second"]])
-def test_command_wants_one_experiment(
+def test_command_takes_one_experiment(
     names: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:

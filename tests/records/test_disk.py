@@ -1,4 +1,4 @@
-"""A disk that is full, read-only, or cleared under a run: a sentence, and nothing lost."""
+"""Disks that are full or read-only, and files removed during a run: an error, nothing lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.callbacks import ProgressBar
+from pipeline.transfer.callbacks import Progress
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 24
@@ -33,12 +33,12 @@ def expected(prepared: Path, weights_file: Path) -> dict[str, bytes]:
     params["checkpoints"] = {"every": 0}
     write_params(prepared, params)
     stylize("first")
-    found = outputs("first")
+    files = outputs("first")
     shutil.rmtree(FOLDER)  # as DVC does before it runs a cell
-    return found
+    return files
 
 
-def goes_on(capsys: pytest.CaptureFixture[str], expected: dict[str, bytes]) -> None:
+def check_that_it_continues(capsys: pytest.CaptureFixture[str], expected: dict[str, bytes]) -> None:
     capsys.readouterr()
     stylize("first")
     assert "first: goes on after evaluation" in capsys.readouterr().out
@@ -48,14 +48,14 @@ def goes_on(capsys: pytest.CaptureFixture[str], expected: dict[str, bytes]) -> N
 
 def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) -> None:
     """Has something happen once, in the middle of the run."""
-    honest = ProgressBar.on_train_batch_end
+    honest = Progress.on_train_batch_end
 
-    def happen(self: ProgressBar, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
+    def happen(self: Progress, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
         honest(self, trainer, module, *rest)
         if module.run.evaluations == number:
             happening()
 
-    monkeypatch.setattr(ProgressBar, "on_train_batch_end", happen)
+    monkeypatch.setattr(Progress, "on_train_batch_end", happen)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) 
     [FOLDER, FOLDER / "history.csv", FOLDER / "intermediates"],
     ids=lambda path: path.name,
 )
-def test_outputs_that_are_removed_under_a_run(
+def test_run_whose_outputs_are_removed_fails_and_continues_later(
     removed: Path,
     expected: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
@@ -77,12 +77,12 @@ def test_outputs_that_are_removed_under_a_run(
         with pytest.raises(UserError, match=r"it is not there, or its folder. If it was removed"):
             stylize("first")
     assert "it is not there" in read_failure("first")
-    goes_on(capsys, expected)
+    check_that_it_continues(capsys, expected)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("file", ["image.png", "metrics.json", "00015.png"])
-def test_output_that_cannot_be_written(
+def test_run_whose_output_cannot_be_written_fails_and_continues_later(
     file: str,
     number: int,
     expected: dict[str, bytes],
@@ -103,11 +103,11 @@ def test_output_that_cannot_be_written(
             stylize("first")
     assert not (FOLDER / file).exists()
     assert not list(FOLDER.rglob("*.part"))
-    goes_on(capsys, expected)
+    check_that_it_continues(capsys, expected)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_record_on_a_full_disk(expected: dict[str, bytes]) -> None:
+def test_history_on_a_full_disk_is_named(expected: dict[str, bytes]) -> None:
     FOLDER.mkdir()
     (FOLDER / "history.csv").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room and run"):
@@ -117,7 +117,7 @@ def test_record_on_a_full_disk(expected: dict[str, bytes]) -> None:
     assert outputs("first") == expected
 
 
-def test_files_of_a_checkpoint_on_a_full_disk(
+def test_continuing_on_a_full_disk_fails_and_works_later(
     expected: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -137,7 +137,7 @@ def test_files_of_a_checkpoint_on_a_full_disk(
         patch.setattr(Path, "write_text", full)  # nor is there room to record the failure
         with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room"):
             stylize("first")
-    goes_on(capsys, expected)
+    check_that_it_continues(capsys, expected)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -151,7 +151,7 @@ def test_folder_without_the_right_to_write(expected: dict[str, bytes]) -> None:
     assert outputs("first") == expected
 
 
-def test_every_stage_has_the_sentence(workspace: Path) -> None:
+def test_every_stage_explains_errors_of_the_disk(workspace: Path) -> None:
     """A file stands where the folder of a stage is to be."""
     Path("data").write_text("not a folder")
     done = subprocess.run(
@@ -165,6 +165,6 @@ def test_every_stage_has_the_sentence(workspace: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_what_is_not_of_the_disk_stays_what_it_is() -> None:
+def test_other_errors_are_not_explained_as_errors_of_the_disk() -> None:
     with pytest.raises(ConnectionError), explaining_the_disk():
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")

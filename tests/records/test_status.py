@@ -1,4 +1,4 @@
-"""What is left of a run that ended, however it ended."""
+"""The records of failures and of W&B runs."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("out of memory"), "RuntimeError: out of memory"),
     ],
 )
-def test_failure_leaves_its_reason_and_goes_on(error: BaseException, reason: str) -> None:
+def test_failure_is_recorded_and_raised(error: BaseException, reason: str) -> None:
     with pytest.raises(type(error)), recording_failure("a"):
         raise error
     assert read_failure("a") == reason
     assert read_failure("b") == ""
 
 
-def test_next_run_forgets_the_failure() -> None:
+def test_next_run_removes_the_record_of_a_failure() -> None:
     with pytest.raises(UserError), recording_failure("a"):
         raise UserError("no")
     with recording_failure("a"):

@@ -196,7 +196,7 @@ def test_a_key_from_wandb_login_is_found(
     assert len(Server.history) == 7
 
 
-def test_a_key_that_is_none_leaves_the_run_offline(
+def test_invalid_key_leaves_the_run_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -210,7 +210,7 @@ def test_a_key_that_is_none_leaves_the_run_offline(
 
 @pytest.mark.parametrize("address", ["no address", "https://"])
 @pytest.mark.parametrize("mode", ["auto", "online"])
-def test_address_that_is_none_is_named(
+def test_invalid_address_is_refused(
     mode: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -229,7 +229,7 @@ def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
     assert ending["exit"]["exit_code"] == 1
 
 
-def test_settings_that_wandb_refuses_are_named(tmp_path: Path) -> None:
+def test_settings_that_wandb_refuses_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="W&B refuses what"):
         log_a_run(Tracking(project="a/b"), tmp_path)
 
@@ -246,15 +246,15 @@ def test_run_is_grouped_by_its_figure_unless_params_name_a_group(
         assert Server.run["groupName"] == wanted
 
 
-def test_run_location_lead_to_the_run(server: Any, tmp_path: Path) -> None:
+def test_run_location_leads_to_the_run(server: Any, tmp_path: Path) -> None:
     given: dict[str, Any] = {"root": tmp_path, "name": "a", "job_type": "stylize", "config": {}}
     with tracked_run(Tracking(mode="online"), **given) as run:
-        found = run_location(run, tmp_path)
-        assert found["url"].startswith("http://127.0.0.1")
-        assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
+        location = run_location(run, tmp_path)
+        assert location["url"].startswith("http://127.0.0.1")
+        assert (tmp_path / location["sync"].removeprefix("wandb sync ")).is_dir()
     with tracked_run(Tracking(mode="offline"), **given) as run:
-        found = run_location(run, tmp_path)
-    assert "url" not in found
-    assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
+        location = run_location(run, tmp_path)
+    assert "url" not in location
+    assert (tmp_path / location["sync"].removeprefix("wandb sync ")).is_dir()
     with tracked_run(Tracking(mode="disabled"), **given) as run:
         assert run_location(run, tmp_path) == {}

@@ -137,7 +137,7 @@ def test_no_key_costs_nothing(
     assert synced_folder(capfd.readouterr().out).name.startswith("offline-run-")
 
 
-def test_disk_that_is_full_moves_the_record_elsewhere(
+def test_full_disk_moves_the_files_of_the_run_elsewhere(
     experiment: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,7 +159,7 @@ def full(*_: Any, **__: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_disks_that_are_all_full_cost_the_record(
+def test_run_is_not_tracked_if_all_disks_are_full(
     experiment: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking.tempfile, "mkdtemp", full)
@@ -169,7 +169,7 @@ def test_disks_that_are_all_full_cost_the_record(
     assert outputs() == experiment
 
 
-def test_picture_that_wandb_has_no_room_for_costs_no_more_than_itself(
+def test_picture_that_wandb_cannot_store_is_left_out(
     experiment: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -184,7 +184,7 @@ def test_picture_that_wandb_has_no_room_for_costs_no_more_than_itself(
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_disk_that_fills_up_costs_only_what_did_not_fit(
+def test_disk_that_fills_up_loses_only_what_did_not_fit(
     online: bool,
     server: ThreadingHTTPServer,
     tmp_path: Path,

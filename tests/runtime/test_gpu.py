@@ -76,7 +76,7 @@ def test_gpu_run_gives_the_same_image_twice(
     assert torch.equal(first.image, second.image)
 
 
-def test_gpu_run_goes_on_in_float32_by_another_recording(
+def test_gpu_run_continues_in_float32_with_another_cuda_graph(
     weights: dict[str, Tensor],
     images: tuple[Tensor, Tensor],
     tmp_path: Path,
@@ -107,7 +107,7 @@ def _deterministic() -> Iterator[None]:
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 @pytest.mark.usefixtures("_deterministic")
-def test_evaluation_is_recorded_as_a_cuda_graph(
+def test_evaluation_is_captured_as_a_cuda_graph(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor], precision: Precision, pooling: str
 ) -> None:
     objective = objective_on("cuda", weights, images, precision, pooling)
@@ -117,20 +117,20 @@ def test_evaluation_is_recorded_as_a_cuda_graph(
     for other in (image, images[1].cuda()):
         other.requires_grad_()
         expected = objective.named(objective(other))
-        found = recorded(other)
-        gradients = [torch.autograd.grad(each["total"], other)[0] for each in (found, expected)]
+        replayed = recorded(other)
+        gradients = [torch.autograd.grad(each["total"], other)[0] for each in (replayed, expected)]
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
         for name in expected:
-            torch.testing.assert_close(found[name].detach(), expected[name].detach())
+            torch.testing.assert_close(replayed[name].detach(), expected[name].detach())
 
 
 @pytest.mark.parametrize(("precision", "off"), [("float32", 1e-4), ("tf32", 0.02), ("bf16", 0.06)])
-def test_every_precision_evaluates_what_a_cpu_does(
+def test_every_precision_agrees_with_the_cpu(
     weights: dict[str, Tensor], precision: Precision, off: float
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     content, style, image = (torch.rand((1, 3, 75, 101), generator=generator) for _ in range(3))
-    found = []
+    evaluations = []
     for objective, device in (
         (objective_on("cpu", weights, (content, style)), "cpu"),
         (objective_on("cuda", weights, (content, style), precision), "cuda"),
@@ -138,13 +138,13 @@ def test_every_precision_evaluates_what_a_cpu_does(
         tried = image.to(device).requires_grad_()
         total = objective(tried).total
         (gradient,) = torch.autograd.grad(total, tried)
-        found.append((total.detach().cpu(), gradient.cpu()))
-    (expected, right), (total, gradient) = found
+        evaluations.append((total.detach().cpu(), gradient.cpu()))
+    (expected, right), (total, gradient) = evaluations
     assert abs(total - expected) < off * expected
     assert (gradient - right).norm() < off * right.norm()
 
 
-def test_steps_of_lbfgs_are_torchs() -> None:
+def test_iterates_on_a_gpu_are_those_of_torch() -> None:
     paths = []
     for name in ("ours", "torch"):
         point = torch.linspace(-1, 1, 300, device="cuda").requires_grad_()
@@ -168,7 +168,9 @@ def test_steps_of_lbfgs_are_torchs() -> None:
 
 
 @pytest.mark.usefixtures("_deterministic")
-def test_lbfgs_goes_on_from_a_kept_state_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lbfgs_on_a_gpu_continues_from_a_saved_state_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its first steps in a process are no replays, those of the run that was not stopped are."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     slopes = torch.logspace(-2, 0, 3000, device="cuda")

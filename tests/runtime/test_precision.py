@@ -13,7 +13,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "tf32")])
-def test_a_gpu_takes_bf16_where_it_has_it(
+def test_auto_on_a_gpu_is_bf16_if_it_has_it(
     has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (precision, device):

@@ -16,12 +16,12 @@ from pipeline.runtime.summation import ROW, total
 THREADS = 1, 2, 3, 4, 7
 
 
-def by_threads(found: Callable[[], Tensor]) -> list[Tensor]:
-    """Returns what is found with each number of threads."""
+def by_threads(compute: Callable[[], Tensor]) -> list[Tensor]:
+    """Returns the results with each number of threads."""
     results = []
     for threads in THREADS:
         torch.set_num_threads(threads)
-        results.append(found())
+        results.append(compute())
     return results
 
 
@@ -32,7 +32,7 @@ def uneven(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, ROW - 1, ROW, ROW + 1, 100_000, ROW * (ROW + 3) + 11])
-def test_total_is_the_sum_to_rounding_and_one_with_any_number_of_threads(count: int) -> None:
+def test_total_is_the_sum_and_the_same_with_any_number_of_threads(count: int) -> None:
     values = uneven(count)
     first, *others = by_threads(lambda: total(values))
     assert all(torch.equal(first, other) for other in others)
@@ -40,7 +40,7 @@ def test_total_is_the_sum_to_rounding_and_one_with_any_number_of_threads(count: 
     assert float(first) == pytest.approx(exact, abs=1e-6 * float(values.abs().sum()))
 
 
-def test_without_rows_a_sum_depends_on_threads() -> None:
+def test_sum_of_torch_depends_on_the_number_of_threads() -> None:
     """Else this module would be of no use."""
     sums = by_threads(lambda: uneven(1_000_000).sum())
     assert not all(torch.equal(sums[0], other) for other in sums[1:])

@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import REPOSITORY, tiny_params, write_params
 from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
+from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
+from pipeline.losses.objective import Objective
 from pipeline.records.checkpoints import Checkpoints, sole_run
+from pipeline.records.identity import identify
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.callbacks import ProgressBar
+from pipeline.transfer.callbacks import Progress, Refinement
+from pipeline.transfer.convergence import Convergence, StopReason
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 20
@@ -39,7 +44,7 @@ class StopError(Exception):
     pass
 
 
-def settle(weights_file: Path, every: float = 0, **settings: Any) -> None:
+def write_settings(weights_file: Path, every: float = 0, **settings: Any) -> None:
     """Writes params.yaml: the experiment ``first`` with some settings."""
     params: Any = tiny_params(weights_file)
     params["defaults"] |= {"evaluations": EVALUATIONS, "intermediates": [1, 7, 14]}
@@ -51,23 +56,23 @@ def settle(weights_file: Path, every: float = 0, **settings: Any) -> None:
 def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     """Runs the experiment until it ends in the middle of things, after so many evaluations."""
 
-    def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
+    def stop(self: Progress, trainer: Any, module: StyleTransfer, *_: Any) -> None:
         if module.run.evaluations >= evaluation:
             raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr(ProgressBar, "on_train_batch_end", stop)
+        patch.setattr(Progress, "on_train_batch_end", stop)
         with pytest.raises(StopError):
             stylize("first")
 
 
-def kept() -> list[str]:
+def checkpoint_files() -> list[str]:
     return sorted(file.name for file in Path("data/checkpoints").glob("*.pt"))
 
 
 @pytest.mark.parametrize("evaluation", [3, 14])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stopped_run_goes_on_to_the_same_bits(
+def test_interrupted_run_continues_to_the_same_bits(
     kind: str,
     evaluation: int,
     prepared: Path,
@@ -75,24 +80,24 @@ def test_stopped_run_goes_on_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settle(weights_file, **KINDS[kind])
+    write_settings(weights_file, **KINDS[kind])
     stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, evaluation)
-    assert 1 <= len(kept()) <= 2
+    assert 1 <= len(checkpoint_files()) <= 2
     capsys.readouterr()
     for file in expected:  # as DVC does before it runs a cell
         (paths.EXPERIMENTS / "first" / file).unlink(missing_ok=True)
     stylize("first")
     assert "first: goes on after evaluation" in capsys.readouterr().out
     assert outputs("first") == expected
-    assert kept() == []
+    assert checkpoint_files() == []
 
 
-def test_run_stopped_twice_and_in_its_second_stage_goes_on(
+def test_run_interrupted_twice_and_in_its_second_phase_continues(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle(weights_file, **KINDS["warm start"])
+    write_settings(weights_file, **KINDS["warm start"])
     stylize("first")
     expected = outputs("first")
     for evaluation in (4, 15):
@@ -106,7 +111,7 @@ def test_switch_to_float32_is_remembered(
 ) -> None:
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.EVALUATIONS", 5)
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.GAIN", 0.9)
-    settle(weights_file, precision="bf16")
+    write_settings(weights_file, precision="bf16")
     stylize("first")
     expected = outputs("first")
     assert b'"float32_evaluations": 1' in expected["metrics.json"]
@@ -115,31 +120,31 @@ def test_switch_to_float32_is_remembered(
     assert outputs("first") == expected
 
 
-def test_changed_settings_begin_anew(
+def test_run_with_changed_settings_begins_anew(
     prepared: Path,
     weights_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settle(weights_file)
+    write_settings(weights_file)
     run_stopped_at(monkeypatch, 9)
-    settle(weights_file, content_weight=0.9)
+    write_settings(weights_file, content_weight=0.9)
     stylize("first")
     assert "goes on" not in capsys.readouterr().out
     assert [row["evaluation"] for row in history("first")] == list(range(1, EVALUATIONS + 1))
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(
+def test_previous_checkpoint_is_used_if_the_newest_is_damaged(
     prepared: Path,
     weights_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settle(weights_file)
+    write_settings(weights_file)
     stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, 9)
-    newest = Path("data/checkpoints") / kept()[-1]
+    newest = Path("data/checkpoints") / checkpoint_files()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     stylize("first")
     said = capsys.readouterr().out
@@ -148,13 +153,13 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     assert outputs("first") == expected
 
 
-def test_full_disk_costs_the_checkpoint_and_not_the_run(
+def test_full_disk_prevents_the_checkpoint_but_not_the_run(
     prepared: Path,
     weights_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settle(weights_file)
+    write_settings(weights_file)
     stylize("first")
     expected = outputs("first")
 
@@ -167,7 +172,7 @@ def test_full_disk_costs_the_checkpoint_and_not_the_run(
     assert outputs("first") == expected
 
 
-def test_checkpoints_that_take_long_are_made_less_often(
+def test_slow_checkpoints_are_written_less_often(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clockwork: a step takes 0.1 s, a checkpoint 0.0123 s, so 2.46 s lie between two."""
@@ -183,7 +188,7 @@ def test_checkpoints_that_take_long_are_made_less_often(
         clock[0] += 0.1
         return honest(self, *arguments)
 
-    settle(weights_file, every=0.35, evaluations=65)
+    write_settings(weights_file, every=0.35, evaluations=65)
     monkeypatch.setattr("pipeline.transfer.checkpointing.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(StyleTransfer, "training_step", step)
@@ -191,27 +196,27 @@ def test_checkpoints_that_take_long_are_made_less_often(
     assert saved == [4, 29, 54]
 
 
-def test_run_that_goes_on_is_whole_in_wandb(
+def test_continued_run_is_complete_in_wandb(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle(weights_file, **KINDS["warm start"])
+    write_settings(weights_file, **KINDS["warm start"])
     run_stopped_at(monkeypatch, 14)
     shutil.rmtree("wandb")
     stylize("first")
-    assert_whole_in_wandb(prepared)
+    assert_complete_in_wandb(prepared)
 
 
-def assert_whole_in_wandb(folder: Path) -> None:
+def assert_complete_in_wandb(folder: Path) -> None:
     rows = [json.dumps(record) for record in inspected(folder) if "history" in record]
     assert sum("warm_start/total" in row for row in rows) == 12
     assert sum('"total"' in row for row in rows) == EVALUATIONS
     assert len(list(folder.glob("wandb/*run-*/files/media/images/intermediate_*.png"))) == 3
 
 
-def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
+def test_run_interrupted_after_its_last_step_is_complete_in_wandb(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle(weights_file, **KINDS["warm start"])
+    write_settings(weights_file, **KINDS["warm start"])
 
     def stop(*_: Any) -> None:
         raise StopError
@@ -222,16 +227,14 @@ def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
             stylize("first")
     shutil.rmtree("wandb")
     stylize("first")
-    assert_whole_in_wandb(prepared)
+    assert_complete_in_wandb(prepared)
 
 
 @pytest.mark.parametrize(
     ("days", "left"),
     [(0, "changed part other own"), (2, "other own"), (40, "own")],
 )
-def test_checkpoints_that_were_left_behind_are_removed(
-    days: float, left: str, workspace: Path
-) -> None:
+def test_old_checkpoints_of_other_runs_are_removed(days: float, left: str, workspace: Path) -> None:
     folder = Path("data/checkpoints")
     files = {
         "own": f"first-{16 * 'a'}-0000005.pt",
@@ -244,11 +247,11 @@ def test_checkpoints_that_were_left_behind_are_removed(
         (folder / name).touch()
         os.utime(folder / name, 2 * (time.time() - days * 86_400,))
     Checkpoints("first", 16 * "a").remove_old_ones_of_others()
-    found = {file.name for file in folder.iterdir()}
-    assert {kind for kind, name in files.items() if name in found} == set(left.split())
+    left_over = {file.name for file in folder.iterdir()}
+    assert {kind for kind, name in files.items() if name in left_over} == set(left.split())
 
 
-def test_finished_run_leaves_no_checkpoint_half_written(workspace: Path) -> None:
+def test_finished_run_leaves_no_partly_written_checkpoint(workspace: Path) -> None:
     checkpoints = Checkpoints("first", 16 * "a")
     checkpoints.save({"x": 1}, 5, {})
     Path(f"data/checkpoints/.first-{16 * 'a'}-0000007.pt.12.part").touch()
@@ -270,7 +273,7 @@ def test_checkpoints_after_damaged_ones_are_kept(workspace: Path) -> None:
         assert loaded.state == {"x": evaluations}
 
 
-def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:
+def test_run_never_loads_the_checkpoint_of_another(tmp_path: Path, workspace: Path) -> None:
     Checkpoints("first", "a" * 16).save({"x": 1}, 5, {})
     assert Checkpoints("first", "b" * 16).load() is None
     assert Checkpoints("firs", "t" * 16).load() is None
@@ -279,7 +282,7 @@ def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspa
     assert loaded.state == {"x": 1}
 
 
-def test_second_process_at_one_experiment_says_so(workspace: Path) -> None:
+def test_second_process_that_runs_an_experiment_is_refused(workspace: Path) -> None:
     with (
         sole_run("first"),
         pytest.raises(UserError, match=f"is being run by process {os.getpid()}. Wait for it"),
@@ -293,14 +296,14 @@ def test_second_process_at_one_experiment_says_so(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )
-def test_killed_process_leaves_what_it_takes_to_go_on(
+def test_killed_process_leaves_a_checkpoint_to_continue_from(
     number: signal.Signals, status: int, prepared: Path, weights_file: Path
 ) -> None:
     """SIGKILL finds the checkpoint of before; the other two write one, whatever the interval."""
-    settle(weights_file, evaluations=300)
+    write_settings(weights_file, evaluations=300)
     stylize("first")
     expected = outputs("first")
-    settle(weights_file, every=0 if number == signal.SIGKILL else 1000, evaluations=300)
+    write_settings(weights_file, every=0 if number == signal.SIGKILL else 1000, evaluations=300)
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.stages.stylize", "first"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
@@ -312,7 +315,7 @@ def test_killed_process_leaves_what_it_takes_to_go_on(
     process.send_signal(number)
     assert process.wait(timeout=60) == status
     assert not (paths.EXPERIMENTS / "first/image.png").exists()
-    assert kept()
+    assert checkpoint_files()
     finished = subprocess.run(
         [sys.executable, "-m", "pipeline.stages.stylize", "first"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "disabled"},
@@ -322,3 +325,37 @@ def test_killed_process_leaves_what_it_takes_to_go_on(
     )
     assert "goes on after evaluation" in finished.stdout
     assert outputs("first") == expected
+
+
+def test_callbacks_load_the_state_that_they_saved(workspace: Path, images: Any) -> None:
+    def callbacks() -> tuple[Convergence, Refinement]:
+        return Convergence(60), Refinement(Objective)  # type: ignore[arg-type]
+
+    convergence, refinement = callbacks()
+    convergence.observe([{"evaluation": 1, "iteration": 0, "total": 2.0}])
+    convergence.stop_reason = StopReason("early stop", "the loss was 2")
+    convergence.best_image = images[0]
+    refinement.evaluations, refinement.total = 25, 2.0
+    states = {each.state_key: each.state_dict() for each in (convergence, refinement)}
+    Checkpoints("first", "a" * 16).save({"callbacks": states}, 1, {})
+    checkpoint = Checkpoints("first", "a" * 16).load()
+    assert checkpoint is not None
+    others = callbacks()
+    for other in others:
+        assert str(other.state_dict()) != str(states[other.state_key])
+        other.load_state_dict(checkpoint.state["callbacks"][other.state_key])
+        assert str(other.state_dict()) == str(states[other.state_key])
+    assert others[0].stop_reason == convergence.stop_reason
+
+
+def test_run_is_another_if_its_network_or_threads_change(prepared: Path) -> None:
+    plan = read_plan("first")
+    prefixes = [identify(plan).checkpoints.prefix]
+    assert identify(read_plan("first")).checkpoints.prefix == prefixes[0]
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    prefixes.append(identify(plan).checkpoints.prefix)
+    content = paths.WEIGHTS_FILE.read_bytes()
+    paths.WEIGHTS_FILE.unlink()
+    paths.WEIGHTS_FILE.write_bytes(content[:-1])
+    prefixes.append(identify(plan).checkpoints.prefix)
+    assert len(set(prefixes)) == 3

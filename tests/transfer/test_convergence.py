@@ -48,43 +48,43 @@ def settled(prepared: Path, weights_file: Path) -> Any:
 
 
 def status() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())
+    return content
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float) -> None:
+def multiply_losses(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float) -> None:
     """Multiplies the losses of some evaluations."""
     honest = StyleTransfer.training_step
 
-    def spoilt(self: StyleTransfer, *arguments: Any) -> torch.Tensor:
+    def multiplied(self: StyleTransfer, *arguments: Any) -> torch.Tensor:
         loss = honest(self, *arguments)
         if self.run.evaluations in evaluations:
             self.losses = {name: factor * value for name, value in self.losses.items()}
             return factor * loss
         return loss
 
-    monkeypatch.setattr(StyleTransfer, "training_step", spoilt)
+    monkeypatch.setattr(StyleTransfer, "training_step", multiplied)
 
 
-def test_run_that_uses_its_budget_has_nothing_to_say(settled: Any) -> None:
+def test_run_that_uses_its_budget_has_no_notes(settled: Any) -> None:
     stylize("first")
     assert status() == {"kind": "budget", "reason": "all 60 evaluations were used", "notes": []}
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e9])
-def test_run_that_diverges_once_goes_on_from_its_best_image(
+def test_run_that_diverges_once_continues_from_its_best_image(
     factor: float, settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, {23}, factor)
+    multiply_losses(monkeypatch, {23}, factor)
     handler = signal.getsignal(signal.SIGINT)
     stylize("first")
     assert signal.getsignal(signal.SIGINT) is handler
-    found = status()
-    assert found["kind"] == "budget"
-    assert len(found["notes"]) == 1
-    assert "at evaluation 23" in found["notes"][0]
+    ended = status()
+    assert ended["kind"] == "budget"
+    assert len(ended["notes"]) == 1
+    assert "at evaluation 23" in ended["notes"][0]
     assert (
-        "went on from the best image, with lbfgs.lr and largest_step times 0.1" in found["notes"][0]
+        "went on from the best image, with lbfgs.lr and largest_step times 0.1" in ended["notes"][0]
     )
     rows = history("first")
     assert rows[-1]["evaluation"] == EVALUATIONS
@@ -98,12 +98,12 @@ def test_run_that_diverges_once_goes_on_from_its_best_image(
 def test_run_that_diverges_twice_ends_with_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(monkeypatch, {23, 34}, float("nan"))
+    multiply_losses(monkeypatch, {23, 34}, float("nan"))
     stylize("first")
-    found = status()
-    assert found["kind"] == "divergence"
-    assert found["reason"].endswith("at evaluation 34; the picture is the best there was")
-    assert len(found["notes"]) == 1
+    ended = status()
+    assert ended["kind"] == "divergence"
+    assert ended["reason"].endswith("at evaluation 34; the picture is the best there was")
+    assert len(ended["notes"]) == 1
     assert "first: ended by divergence" in capsys.readouterr().out
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
     assert metrics["total"] == pytest.approx(
@@ -111,12 +111,12 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     )
 
 
-def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> None:
-    """No loss is spoilt here: L-BFGS itself leaves, and the damped one returns."""
+def test_second_try_recovers_from_steps_that_are_too_long(settled: Any) -> None:
+    """No loss is changed here: L-BFGS itself diverges, and with shorter steps it does not."""
     settled(lbfgs={"lr": 12.0, "scaling": "newest"}, largest_step=1.0)
     stylize("first")
-    found = status()
-    assert found["notes"]
+    ended = status()
+    assert ended["notes"]
     rows = history("first")
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
     assert metrics["total"] <= min(row["total"] for row in rows) * (1 + 1e-4)
@@ -124,10 +124,10 @@ def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> 
 
 
 @pytest.mark.parametrize("evaluation", [5, 24, 28, 33, 45])
-def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
+def test_interrupted_run_that_diverged_continues_to_the_same_bits(
     evaluation: int, settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, {23}, float("nan"))
+    multiply_losses(monkeypatch, {23}, float("nan"))
     settled(every=0, early_stop={"evaluations": 15, "gain": 0.01})
     stylize("first")
     expected = outputs("first")
@@ -137,12 +137,12 @@ def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("evaluations", [55, 60, 200])
-@pytest.mark.parametrize("spoilt", [set[int](), {54}, {23, 54}])
-def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
-    spoilt: set[int], evaluations: int, settled: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("diverging", [set[int](), {54}, {23, 54}])
+def test_run_interrupted_before_its_results_were_written_repeats_them(
+    diverging: set[int], evaluations: int, settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What decided the end lies before the last checkpoint, and is not decided again."""
-    spoil(monkeypatch, spoilt, float("nan"))
+    multiply_losses(monkeypatch, diverging, float("nan"))
     settled(every=0, evaluations=evaluations, early_stop={"evaluations": 13, "gain": 0.04})
     stylize("first")
     expected = outputs("first")
@@ -158,17 +158,17 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
     assert outputs("first") == expected
 
 
-def test_last_step_that_nobody_saw_is_looked_at(
+def test_divergence_at_the_last_step_is_noticed(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = StyleTransfer.optimizer_step
 
-    def spoil_the_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
+    def diverge_at_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
         honest(self, *arguments, **options)
         if self.run.iterations == EVALUATIONS:
             self.image = self.image * float("nan")
 
-    monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
+    monkeypatch.setattr(StyleTransfer, "optimizer_step", diverge_at_last)
     stylize("first")
     assert status()["kind"] == "divergence"
     assert status()["reason"].startswith("the total loss is nan after the last step")
@@ -178,11 +178,11 @@ def test_last_step_that_nobody_saw_is_looked_at(
     )
 
 
-def test_explosion_is_not_taken_for_the_stalling_of_bf16(
+def test_divergence_in_bf16_does_not_change_the_precision(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled(precision="bf16")
-    spoil(monkeypatch, {24, 25}, 1e9)
+    multiply_losses(monkeypatch, {24, 25}, 1e9)
     stylize("first")
     (note,) = status()["notes"]
     assert "at evaluation 24" in note
@@ -190,15 +190,15 @@ def test_explosion_is_not_taken_for_the_stalling_of_bf16(
     assert metrics["total"] < min(row["total"] for row in history("first")[:23]) * 1.05
 
 
-def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil(monkeypatch, {23}, float("nan"))
+def test_second_try_is_logged_to_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply_losses(monkeypatch, {23}, float("nan"))
     stylize("first")
     logged = [json.dumps(row) for row in inspected(Path.cwd()) if "history" in row]
     assert sum('"total"' in row for row in logged) == len(history("first"))
 
 
 @pytest.mark.parametrize("tolerance", ["tolerance_grad", "tolerance_change"])
-def test_tolerance_that_lets_nothing_move_is_named(tolerance: str, settled: Any) -> None:
+def test_error_names_the_tolerance_that_prevents_every_step(tolerance: str, settled: Any) -> None:
     settled(lbfgs={tolerance: 1e6})
     with pytest.raises(UserError, match=f"did not move: .*lbfgs.{tolerance}"):
         stylize("first")
@@ -218,7 +218,7 @@ def test_start_without_a_loss_is_an_error(settled: Any) -> None:
         ({"tolerance_change": 1e6}, "no direction gains more than lbfgs.tolerance_change"),
     ],
 )
-def test_image_that_stands_still_ends_the_run(
+def test_standstill_ends_the_run(
     lbfgs: dict[str, float], reason: str, settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = StyleTransfer.configure_optimizers
@@ -237,13 +237,15 @@ def test_image_that_stands_still_ends_the_run(
 
     monkeypatch.setattr(StyleTransfer, "configure_optimizers", tolerant)
     stylize("first")
-    found = status()
-    assert found["kind"] == "standstill"
-    assert found["reason"].endswith(reason)
+    ended = status()
+    assert ended["kind"] == "standstill"
+    assert ended["reason"].endswith(reason)
     assert len(history("first")) == STANDSTILL_ITERATIONS + CHECK_INTERVAL
 
 
-def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standstill_names_a_failed_line_search(
+    settled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settled(lbfgs={"line_search_fn": "strong_wolfe", "max_eval": 3}, evaluations=400)
     searched = "pipeline.optim.lbfgs.LBFGS._find_length"
 
@@ -260,9 +262,9 @@ def test_early_stop_ends_a_run_that_gains_too_little(settled: Any) -> None:
     whole = [row["total"] for row in history("first")]
     settled(early_stop={"evaluations": 10, "gain": 0.15})
     stylize("first")
-    found, totals = status(), [row["total"] for row in history("first")]
-    assert found["kind"] == "early stop"
-    assert "less than early_stop asks for (15.00%)" in found["reason"]
+    ended, totals = status(), [row["total"] for row in history("first")]
+    assert ended["kind"] == "early stop"
+    assert "less than early_stop asks for (15.00%)" in ended["reason"]
     assert totals == whole[: len(totals)]
     assert 10 < len(totals) < EVALUATIONS
     assert min(totals[-20:]) > 0.8 * min(totals[:-20])
@@ -283,7 +285,7 @@ def test_loss_that_rises_for_a_while_is_no_divergence() -> None:
     assert "1000 times that of the start" in convergence.divergence
 
 
-def test_what_a_line_search_tries_is_no_divergence() -> None:
+def test_trials_of_a_line_search_are_no_divergence() -> None:
     convergence = Convergence(EVALUATIONS)
     tried = [1.0, 1e9, math.nan, 0.9]
     convergence.observe([{**row, "iteration": 0} for row in rows(tried)])
@@ -293,7 +295,7 @@ def test_what_a_line_search_tries_is_no_divergence() -> None:
     assert convergence.divergence
 
 
-def test_evaluations_of_a_line_search_count_once() -> None:
+def test_trials_of_a_line_search_are_no_standstill() -> None:
     convergence = Convergence(EVALUATIONS)
     for row in rows([1.0] * 40):
         convergence.observe([{**row, "iteration": 7}])
@@ -327,7 +329,7 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
 def test_picture_of_a_diverged_run_is_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, {23, 34}, float("nan"))
+    multiply_losses(monkeypatch, {23, 34}, float("nan"))
     best_images: list[torch.Tensor] = []
     honest = Convergence._raise_if_diverged
 

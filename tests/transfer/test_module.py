@@ -167,10 +167,10 @@ def test_gradient_is_that_of_the_image(objective: Objective, images: tuple[Tenso
     torch.testing.assert_close(module.gradient, image.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_picture_as_saved_has_the_loss_that_was_found(
+def test_range_loss_keeps_the_loss_of_the_saved_picture_low(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
-    def found(range_weight: float) -> tuple[float, float]:
+    def losses(range_weight: float) -> tuple[float, float]:
         objective = Objective(
             FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
             images[0],
@@ -187,8 +187,8 @@ def test_picture_as_saved_has_the_loss_that_was_found(
             image = module.image
             return float(objective(image).style), float(objective(image.clamp(0, 1)).style)
 
-    free, cut_off = found(0.0)
+    free, cut_off = losses(0.0)
     assert cut_off > 10 * free
-    kept, saved = found(1000.0)
-    assert saved == pytest.approx(kept, rel=0.05)
+    unclamped, saved = losses(1000.0)
+    assert saved == pytest.approx(unclamped, rel=0.05)
     assert saved < cut_off / 2
