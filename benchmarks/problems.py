@@ -21,7 +21,8 @@ from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.small_vgg import tapped
-from pipeline.networks.vgg import Features, rescale, rescaling_means
+from pipeline.networks.rescaling import rescale, rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
 from pipeline.runtime.precision import Precision, fastest_precision
 

@@ -36,7 +36,8 @@ from pipeline.errors import UserError, command_line
 from pipeline.files import sha256, write_json, write_text
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.sources import WEIGHTS, locate
-from pipeline.networks.vgg import Features, rescaling_means
+from pipeline.networks.rescaling import rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_weights, save_small
 from pipeline.records.provenance import code_version, package_versions
 from pipeline.records.tracking import tracked_run

@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 from pipeline.losses.functions import CONVENTIONS, gram_matrix
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
 from pipeline.networks.small_vgg import predicting, square_root, tapped
-from pipeline.networks.vgg import Features, rescaling_means
+from pipeline.networks.rescaling import rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, load_small, load_weights, save_small
 
 SMALL = ARCHITECTURES["vgg19-small"]
