@@ -20,13 +20,14 @@ HISTORY = 5
 EXPECTED = """
 import sys, psutil, torch, wandb
 import pipeline.stages.stylize
-from pipeline.transfer.memory import estimate
 from pipeline.config.params import read_params
-from pipeline.transfer.resources import demands, find_device
+from pipeline.runtime.device import find_device
+from pipeline.transfer.memory import demands, estimate
 name = sys.argv[1]
 settings = read_params().experiments[name]
 here = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss
-print(here + max(map(estimate, demands(settings, find_device(settings), settings.precision))))
+device = find_device(settings.device)
+print(here + max(map(estimate, demands(settings, device, settings.precision))))
 """
 MEASURED = """
 import resource, subprocess, sys

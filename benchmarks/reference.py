@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.losses.functions import content_loss_mean, gram_matrix, style_loss_mean
+from pipeline.losses.content import content_loss_mean
+from pipeline.losses.style import gram_matrix, style_loss_mean
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.vgg import Features
 from pipeline.optim.lbfgs import LBFGS

@@ -7,6 +7,7 @@ runs, and says some mistakes in its own words; ``python -m pipeline.config.param
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -28,7 +29,8 @@ from pipeline.config.schema import (
 )
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError, command_line, nearest
-from pipeline.networks.layers import ARCHITECTURES, check_layers
+from pipeline.losses import make_terms
+from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section
 
 PARAMS_FILE = Path("params.yaml")
@@ -173,13 +175,13 @@ def _check_figures(path: Path, params: Params) -> None:
 
 
 def _unmeasurable(measure: str, experiments: Sequence[Experiment]) -> str:
-    """Returns what a measurement asks of experiments that these have not, or nothing."""
-    terms = {each.terms for each in experiments}
+    """Returns what a measurement requires that these experiments lack, or an empty text."""
+    roles = {each.image_roles for each in experiments}
     if measure == "reconstruction":
         starts = {each.init for each in experiments}
-        if len(terms) > 1 or len(min(terms)) != 1 or starts & set(min(terms)):
+        if len(roles) > 1 or len(min(roles)) != 1 or starts & set(min(roles)):
             return "needs experiments with one loss, content or style, none of which starts from it"
-    if measure == "trade-off" and terms != {("content", "style")}:
+    if measure == "trade-off" and roles != {("content", "style")}:
         return "needs experiments that have both losses, with weights above 0"
     if measure == "starts":
         sizes = {(each.content, each.size, each.size_edge) for each in experiments}
@@ -199,7 +201,7 @@ def _check_case(path: Path, params: Params) -> None:
 
 
 def _check_layers(path: Path, params: Params) -> None:
-    """Refuses layers that an experiment's networks lack, and a warm start that is none."""
+    """Refuses layers that an experiment's networks lack, and useless warm starts."""
     for name, experiment in params.experiments.items():
         networks = {params.backbone.architecture: "backbone.architecture"}
         if experiment.warm_start and params.backbone.weights == "embedded":
@@ -209,16 +211,13 @@ def _check_layers(path: Path, params: Params) -> None:
             )
         if experiment.warm_start:
             networks["vgg19-small"] = "its warm start"
-        for network, reason in networks.items():
-            for key, layers in (
-                ("content_layers", experiment.content_layers),
-                ("style_layers", experiment.style_layers),
-            ):
-                try:
-                    check_layers(layers, ARCHITECTURES[network])
-                except UserError as error:
-                    place = f"{path}: experiments.{name}.{key}, for {reason} {network}"
-                    raise UserError(f"{place}: {error}") from error
+        terms = make_terms(experiment.model_dump())
+        for (network, reason), term in product(networks.items(), terms):
+            try:
+                check_layers(needed_layers(term.needs), ARCHITECTURES[network])
+            except UserError as error:
+                place = f"{path}: experiments.{name}.{term.layers_key}, for {reason} {network}"
+                raise UserError(f"{place}: {error}") from error
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The sections of params.yaml as models: what each key may be. What it means stands in the file."""
+"""The sections of params.yaml as validated models. The file itself explains what each key means."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import UserError
+from pipeline.losses import loss_terms, make_terms
+from pipeline.losses.term import LayerWeights
 from pipeline.networks.layers import ARCHITECTURES, check_layers
-from pipeline.settings import LayerWeights, LossConvention, Name, Section, Source, Weight
+from pipeline.settings import Name, Section, Source, Weight
 
 
 class CataloguedImage(Section):
@@ -69,16 +71,9 @@ class EarlyStop(Section):
     gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
 
 
-class Settings(Section):
-    """What an experiment may leave to ``defaults``."""
+class RunSettings(Section):
+    """How the total loss of an experiment is minimised."""
 
-    content_layers: LayerWeights = {"conv4_2": 1.0}
-    style_layers: LayerWeights
-    content_weight: Weight
-    style_weight: Weight
-    variation_weight: Weight = 0.0
-    range_weight: Weight = 0.0
-    convention: LossConvention = "mean"
     init: Literal["noise", "content", "style"] = "noise"
     noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -103,24 +98,34 @@ class Settings(Section):
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
 
 
+_TERM_SETTINGS = [term.Settings for term in loss_terms()]
+
+
+# pydantic lists the fields of the last base first.
+class Settings(RunSettings, *reversed(_TERM_SETTINGS)):  # type: ignore[misc]
+    """What ``defaults`` may set for all experiments: the settings of the run and of each term."""
+
+
 class Experiment(Settings):
-    """One cell: every setting, complete."""
+    """One experiment, with all of its settings."""
 
     content: str
     style: str
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Those of content and style that its loss has, with a weight above 0."""
-        weights = {
-            "content": self.content_weight * sum(self.content_layers.values()),
-            "style": self.style_weight * sum(self.style_layers.values()),
-        }
-        return tuple(term for term, weight in weights.items() if weight)
+        """The names of the loss terms with a weight above 0."""
+        return tuple(term.name for term in make_terms(self.model_dump()) if term.active)
+
+    @property
+    def image_roles(self) -> tuple[str, ...]:
+        """The input pictures, ``content`` and ``style``, that the loss depends on."""
+        terms = [term for term in make_terms(self.model_dump()) if term.active]
+        return tuple(dict.fromkeys(role for term in terms for role in term.image_roles))
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
-        if not self.terms and not self.variation_weight:
+    def _has_something_to_optimise(self) -> Self:
+        if not any(term.active and term.sufficient for term in make_terms(self.model_dump())):
             raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
         return self
 

@@ -83,7 +83,7 @@ def _read_cell(name: str, params: Params, weights: dict[str, str]) -> Cell:
     settings = {"content": experiment.content, "style": experiment.style, **dumped}
     changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
     roles = tuple(
-        role for role in ("content", "style") if role in (*experiment.terms, experiment.init)
+        role for role in ("content", "style") if role in (*experiment.image_roles, experiment.init)
     )
     remedy = f"To run it: dvc repro stylize@{name}"
     try:

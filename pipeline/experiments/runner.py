@@ -37,7 +37,7 @@ def repro(jobs: int | None = None) -> int:
     Args:
         jobs: how many experiments at a time. None: of those without results of these settings,
             pictures and weights one for each core, or as many as the memory holds, on a GPU
-            ``resources.SHARING`` at most; all others, one after another.
+            ``SHARING`` at most; all others, one after another.
 
     Where a picture cannot be had, the experiments that do without it are made all the same.
 
@@ -70,17 +70,17 @@ def _can_run(name: str, settings: Experiment) -> bool:
 
 def _fitting(experiments: dict[str, Experiment]) -> int:
     """Returns how many of the experiments the cores and their device's memory have room for."""
-    from pipeline.transfer.memory import available, estimate
-    from pipeline.transfer.resources import SHARING, demands, find_device, find_precision
+    from pipeline.runtime.device import SHARING, available, find_device, find_precision
+    from pipeline.transfer.memory import demands, estimate
 
-    devices = {find_device(settings) for settings in experiments.values()}
+    devices = {find_device(settings.device) for settings in experiments.values()}
     device = devices.pop()
     if devices or device.type not in ("cpu", "cuda"):
         return 1
     needed = [
         estimate(demand)
         for settings in experiments.values()
-        for demand in demands(settings, device, find_precision(settings, device))
+        for demand in demands(settings, device, find_precision(settings.precision, device))
     ]
     threads = max(settings.threads or 1 for settings in experiments.values())
     most, beside = _cores() // threads, PROCESS

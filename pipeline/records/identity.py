@@ -13,8 +13,8 @@ from pipeline.files import sha256
 from pipeline.networks.weight_files import check_backbone
 from pipeline.records.checkpoints import Checkpoints, key_of
 from pipeline.records.provenance import loaded_code, package_versions
+from pipeline.runtime.device import find_device, find_precision
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.resources import find_device, find_precision
 
 
 class Run(NamedTuple):
@@ -43,8 +43,8 @@ def identify(name: str, settings: Experiment) -> Run:
     Raises:
         UserError: no such device or precision here, or the network was not prepared.
     """
-    device = find_device(settings)
-    precision = find_precision(settings, device)
+    device = find_device(settings.device)
+    precision = find_precision(settings.precision, device)
     description = _describe(settings)
     made_by = {
         "packages": package_versions(),

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.files import write_text
+from pipeline.losses import term_names
 
 _STYLE: Any = {
     "svg.hashsalt": "style-transfer",
@@ -33,7 +34,6 @@ _DECADES = 1e-8
 _PATH, _FINER = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
 """An SVG's paths, and in them what is finer than a hundredth of a point: a third of the file."""
 
-_TERMS = ("total", "content", "style", "variation", "out_of_range")
 _WEIGHTED = "_weighted"
 
 
@@ -52,7 +52,8 @@ def loss_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
         for column, values in history.items()
         if column.endswith(_WEIGHTED)
     }
-    panels = {"terms": {term: history[term] for term in _TERMS}, "layers, weighted": layers}
+    terms = {term: history[term] for term in ("total", *term_names())}
+    panels = {"terms": terms, "layers, weighted": layers}
     panels = {title: curves for title, curves in panels.items() if curves}
     with _figure(path, (11, 3.6), fitted=False) as figure:
         figure.subplots_adjust(left=0.07, right=0.995, bottom=0.13, top=0.92, wspace=0.18)

@@ -30,8 +30,8 @@ from pipeline.records.status import record_run, recording_failure
 from pipeline.records.tracking import logged_picture, tracked_run, whereabouts
 from pipeline.stages import run_stage
 from pipeline.transfer.build import read_inputs
+from pipeline.transfer.memory import check_memory
 from pipeline.transfer.phases import Found, Search
-from pipeline.transfer.resources import check_memory
 
 
 def stylize(name: str, params: Params) -> None:
@@ -112,7 +112,7 @@ def _write_results(run: Run, found: Found, start: Tensor) -> dict[str, float]:
 def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:
     """Returns the losses of an image, without the weighted parts of each layer."""
     with torch.no_grad():
-        losses = objective.named(objective(image))
+        losses = objective(image)
     return {
         f"{prefix}{name}": float(f"{loss.item():.9g}")
         for name, loss in losses.items()

@@ -18,13 +18,19 @@ from pipeline.errors import UserError
 from pipeline.imaging.tensors import enlarge, to_picture, to_tensor
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run
-from pipeline.transfer.build import DAMPING, Inputs, build_module, build_objective, read_inputs
+from pipeline.transfer.build import (
+    DAMPING,
+    Inputs,
+    build_module,
+    build_objective,
+    read_inputs,
+    sizes,
+)
 from pipeline.transfer.callbacks import log_again
 from pipeline.transfer.checkpointing import Keeping, put_back, write_back
 from pipeline.transfer.convergence import EXPLODED, Course, DivergedError, End
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.resources import sizes
 
 COARSE = {"quarter": 4, "half": 2}
 """Stages of the schedule ``coarse_to_fine``, and what they divide the full size by."""
@@ -182,7 +188,7 @@ class Search:
     def _last_look(self, module: StyleTransfer, course: Course, exact: Objective) -> End | None:
         """Puts the best image in the place of one that the last step, unseen, has spoilt."""
         with torch.no_grad():
-            total = float(exact(module.image).total)
+            total = float(exact(module.image)["total"])
         if math.isfinite(total) and not total > EXPLODED * course.first > 0:
             return None
         return self._restore(module, course, f"the total loss is {total:.3g} after the last step")

@@ -19,8 +19,8 @@ from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.experiments import runner as repro
+from pipeline.runtime.device import SHARING
 from pipeline.stages.stylize import stylize
-from pipeline.transfer import resources
 from pipeline.transfer.memory import GIB
 
 
@@ -143,27 +143,27 @@ def test_as_many_as_cores_and_memory_have_room_for(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(repro, "_cores", lambda: 16)
-    monkeypatch.setattr("pipeline.transfer.memory.available", lambda _: 3 * GIB)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 3 * GIB)
     experiments = read_params().experiments
     assert 3 <= repro._fitting(experiments) <= 5
-    monkeypatch.setattr("pipeline.transfer.memory.available", lambda _: 300 * GIB)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 300 * GIB)
     assert repro._fitting(experiments) == 16
     wide = {name: each.model_copy(update={"threads": 5}) for name, each in experiments.items()}
     assert repro._fitting(wide) == 3
-    monkeypatch.setattr("pipeline.transfer.memory.available", lambda _: 0)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 0)
     assert repro._fitting(experiments) == 1
 
 
 def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repro, "_cores", lambda: 16)
-    monkeypatch.setattr("pipeline.transfer.memory.available", lambda _: 300 * GIB)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 300 * GIB)
     devices = iter(["cuda", "cuda", "mps", "mps", "cuda", "cpu"])
     monkeypatch.setattr(
-        "pipeline.transfer.resources.find_device", lambda _: torch.device(next(devices))
+        "pipeline.runtime.device.find_device", lambda _: torch.device(next(devices))
     )
     experiments = read_params().experiments
     assert len(experiments) == 2
-    assert repro._fitting(experiments) == resources.SHARING
+    assert repro._fitting(experiments) == SHARING
     assert repro._fitting(experiments) == 1
     assert repro._fitting(experiments) == 1
 

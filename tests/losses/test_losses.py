@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.losses.functions import (
-    CONVENTIONS,
-    content_loss_mean,
-    content_loss_paper,
-    gram_matrix,
-    out_of_range,
-    style_loss_mean,
-    style_loss_paper,
-    total_variation,
-)
+from pipeline.losses.content import CONTENT_LOSSES, content_loss_mean, content_loss_paper
+from pipeline.losses.out_of_range import out_of_range
+from pipeline.losses.style import STYLE_LOSSES, gram_matrix, style_loss_mean, style_loss_paper
+from pipeline.losses.term import CONVENTIONS
+from pipeline.losses.total_variation import total_variation
 
 N, H, W = 5, 4, 6
 M = H * W
@@ -56,7 +51,7 @@ def test_gram_matrix_is_float32_for_half_precision_features(features: torch.Tens
 def test_losses_are_zero_at_their_target_only(
     convention: str, features: torch.Tensor, target: torch.Tensor
 ) -> None:
-    content, style = CONVENTIONS[convention]
+    content, style = CONTENT_LOSSES[convention], STYLE_LOSSES[convention]
     assert content(features, features, N) == 0
     assert style(gram_matrix(features), gram_matrix(features), N) == 0
     assert content(features, target, N) > 0

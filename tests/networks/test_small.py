@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pipeline.distillation.student import Student
 from pipeline.errors import UserError
-from pipeline.losses.functions import CONVENTIONS, gram_matrix
+from pipeline.losses.content import CONTENT_LOSSES
+from pipeline.losses.style import STYLE_LOSSES, gram_matrix
+from pipeline.losses.term import CONVENTIONS
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
-from pipeline.networks.small_vgg import predicting, square_root, tapped
 from pipeline.networks.rescaling import rescaling_means
+from pipeline.networks.small_vgg import predicting, square_root, tapped
 from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, load_small, load_weights, save_small
 
@@ -41,7 +43,7 @@ def test_losses_of_the_taps_are_those_of_the_predictions(
             name: torch.rand(LAYERS[name].channels_out, generator=generator) + 0.5 for name in SMALL
         }
     taps = Features(tapped(small, means), "avg")
-    content, style = CONVENTIONS[convention]
+    content, style = CONTENT_LOSSES[convention], STYLE_LOSSES[convention]
     for name in SMALL:
         filters = LAYERS[name].channels_out
         wide = [predictions(image, [name])[name] for image in images]

@@ -20,7 +20,7 @@ from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
-from pipeline.losses.objective import Losses, Objective
+from pipeline.losses.objective import Objective
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.convergence import EVERY, EXPLODED, STILL, Course
 from pipeline.transfer.module import StyleTransfer
@@ -298,7 +298,7 @@ def test_evaluations_of_a_line_search_count_once() -> None:
 
 def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) -> None:
     class Constant(Objective):
-        def forward(self, image: torch.Tensor) -> Losses:
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
             raise NotImplementedError
 
     module = StyleTransfer(Constant.__new__(Constant), images[0], {})
