@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.losses.term import LossTerm
 
 _NO_TERMS = {"term", "objective", "evaluator"}
-"""Modules that define no term; the last two import torch, which to read settings does not need."""
+"""The other modules. The last two import torch, which takes seconds that reading settings saves."""
 
 
 @cache
@@ -19,25 +19,20 @@ def loss_terms() -> tuple[type[LossTerm], ...]:
     """Returns the terms that the modules of this package define, by their ``order``."""
     names = {module.name for module in pkgutil.iter_modules(__path__)} - _NO_TERMS
     modules = [import_module(f"{__name__}.{name}") for name in names]
-    terms = [
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, LossTerm)
-        if value.__module__ == module.__name__
-    ]
+    terms = [each for module in modules for each in vars(module).values() if _is_term(each, module)]
     return tuple(sorted(terms, key=lambda term: term.order))
 
 
+def _is_term(value: Any, module: Any) -> bool:
+    is_term = isinstance(value, type) and issubclass(value, LossTerm)
+    return is_term and value.__module__ == module.__name__  # and not imported by the module
+
+
 def term_names() -> tuple[str, ...]:
-    """Returns the names of all terms, as columns of a history have them."""
+    """Returns the names of all terms, which are columns of a history."""
     return tuple(term.name for term in loss_terms())
 
 
 def make_terms(settings: Mapping[str, Any]) -> tuple[LossTerm, ...]:
-    """Returns every term as an experiment has set it.
-
-    Args:
-        settings: of the experiment, {key: value}; missing keys have their defaults.
-    """
+    """Returns all terms with the settings of an experiment, {key: value}."""
     return tuple(term(settings) for term in loss_terms())

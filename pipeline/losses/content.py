@@ -2,68 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pipeline.losses.term import LayerWeights, LossConvention, LossTerm
-from pipeline.networks.layers import LAYERS, Needs
+from pipeline.losses.term import LayerTerm, LayerWeights, LossConvention
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.losses.term import Collect, PairLoss
-    from pipeline.networks.frozen.statistics import Statistics
 
+class ContentLoss(LayerTerm):
+    """α Σ_l w_l L_l, where L_l compares the activations with those of the content image."""
 
-class ContentSettings(Section):
-    """The keys of the content loss."""
-
-    content_layers: LayerWeights = Field({"conv4_2": 1.0})
-    content_weight: Weight
-    convention: LossConvention = "mean"
-
-
-class ContentLoss(LossTerm):
-    """α Σ_l w_l L_l, where L_l compares a layer's activations with those of the content image."""
-
-    name, order, Settings = "content", 10, ContentSettings
+    name, order = "content", 10
+    statistic, image_roles = "features", ("content",)
     weight_key, layers_key = "content_weight", "content_layers"
-    image_roles = ("content",)
 
-    @property
-    def needs(self) -> Needs:
-        return {"features": tuple(self.part_weights)}
+    class Settings(Section):
+        content_layers: LayerWeights = Field({"conv4_2": 1.0})
+        content_weight: Weight
+        convention: LossConvention = "mean"
 
-    def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
-        self.targets = collect(images["content"], self.needs)["features"]
+    def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
+        """Returns the loss of a layer with activations F and targets P, both (1, C, H', W').
 
-    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        loss, features = CONTENT_LOSSES[self.settings["convention"]], statistics["features"]
-        return {
-            name: loss(features[name], self.targets[name], LAYERS[name].channels_out)
-            for name in self.part_weights
-        }
-
-
-def content_loss_paper(features: Tensor, target: Tensor, filters: int) -> Tensor:  # noqa: ARG001
-    """Returns ½ Σ (F − P)² (Gatys et al. 2016, eq. 1), a scalar.
-
-    Args:
-        features, target: F and P, (1, C, H', W').
-        filters: N of the layer, which this convention does not use.
-    """
-    return total((features - target).square()) / 2
-
-
-def content_loss_mean(features: Tensor, target: Tensor, filters: int) -> Tensor:
-    """Returns 1 / (N M) Σ (F − P)², a scalar; arguments as above."""
-    differences = (features - target).square()
-    return total(differences) / (filters * features.shape[-2] * features.shape[-1])
-
-
-CONTENT_LOSSES: dict[str, PairLoss] = {"mean": content_loss_mean, "paper": content_loss_paper}
-"""Convention → loss of a layer."""
+        ``paper``: ½ Σ (F − P)². ``mean``: 1 / (N M) Σ (F − P)², with M = H'·W'.
+        """
+        squares = total((value - target).square())
+        if self.settings["convention"] == "paper":
+            return squares / 2
+        return squares / (filters * value.shape[-2] * value.shape[-1])

@@ -1,8 +1,7 @@
-"""Evaluates an objective: operation by operation, or on a GPU as a replay of a CUDA graph.
+"""Evaluates an objective, on a GPU by replaying a CUDA graph.
 
-A run evaluates one objective at one size hundreds of times. Each evaluation is some hundred small
-kernels, and launching them one by one may take longer than computing them. A CUDA graph launches
-all of them at once.
+An evaluation is some hundred small kernels, and launching them one by one may take longer than
+computing them. A CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pipeline.runtime.cuda_graphs import cuda_graph
 WARM_UP = 2
 """Evaluations before a recording."""
 TOLERANCE = 0.01
-"""How far a replay may differ from an ordinary evaluation, relative: far above rounding."""
+"""Relative difference allowed between a replay and an ordinary evaluation: far above rounding."""
 
 Losses = dict[str, Tensor]
 """What ``Objective`` returns."""
@@ -30,17 +29,17 @@ Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object],
 
 
 class Evaluator:
-    """Evaluates an objective in the fastest way; given another objective, begins anew."""
+    """Evaluates the objective it is given in the fastest way, which it remembers for the next call.
+
+    The total loss that it returns can be differentiated. On a GPU the next call overwrites the
+    other losses.
+    """
 
     def __init__(self) -> None:
         self.objective: Objective | None = None
         self.evaluate: Callable[[Tensor], Losses] | None = None
 
     def __call__(self, objective: Objective, image: Tensor) -> Losses:
-        """Returns the losses of an image; the total can be differentiated.
-
-        On a GPU the next evaluation overwrites all but the total.
-        """
         if objective is not self.objective:
             self.objective = self.evaluate = None  # free one recording before the next is made
             self.objective, self.evaluate = objective, fastest_evaluation(objective, image)
@@ -49,10 +48,10 @@ class Evaluator:
 
 
 def fastest_evaluation(objective: Objective, image: Tensor) -> Callable[[Tensor], Losses]:
-    """Returns the objective itself, or on a CUDA GPU a recording if one can be made.
+    """Returns the objective, or on a CUDA GPU a recording of it if one can be made.
 
     Args:
-        objective: must stay on its device, and unchanged.
+        objective: must stay unchanged, and on its device.
         image: of the shape and device of those to be evaluated.
     """
     if image.device.type == "cuda":
@@ -64,11 +63,7 @@ def fastest_evaluation(objective: Objective, image: Tensor) -> Callable[[Tensor]
 
 
 class RecordedObjective:
-    """An objective whose evaluations are replays of a recording.
-
-    Args:
-        objective, image: as ``fastest_evaluation`` takes them.
-        recorder: ``cuda_graph``.
+    """An objective whose evaluations are replays; arguments as for ``fastest_evaluation``.
 
     Raises:
         RuntimeError: it cannot be recorded, or a replay differs from an ordinary evaluation.
@@ -78,7 +73,7 @@ class RecordedObjective:
         self.objective = objective
         self.image = image.detach().clone().requires_grad_()
         samples = image.detach().flip(3), image.detach().flip(2)
-        expected = [_copy(self._evaluate(sample)) for sample in samples]
+        expected = [self._evaluate(sample) for sample in samples]
         self._replay, self.results = recorder(self._evaluate, WARM_UP)
         for sample, (losses, gradient) in zip(samples, expected, strict=True):
             self.replay(sample)
@@ -86,7 +81,6 @@ class RecordedObjective:
             _check_close(self.results[1], gradient)
 
     def __call__(self, image: Tensor) -> Losses:
-        """Returns the losses of an image; the total can be differentiated."""
         total: Tensor = _Replay.apply(image, self)
         return self.results[0] | {"total": total}
 
@@ -117,11 +111,6 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor, None]:
         return of_total * ctx.gradient, None
-
-
-def _copy(evaluation: Evaluation) -> Evaluation:
-    losses, gradient = evaluation
-    return {name: loss.clone() for name, loss in losses.items()}, gradient.clone()
 
 
 def _check_close(replayed: Tensor, expected: Tensor) -> None:

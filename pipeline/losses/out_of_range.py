@@ -1,42 +1,26 @@
-"""Range loss: the squared distance of pixel values from [0, 1], which a picture file can hold."""
+"""Range loss: squared distances of pixel values from [0, 1], which a picture file can hold."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses.term import WHOLE, LossTerm
+from pipeline.losses.term import ImageTerm
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.networks.frozen.statistics import Statistics
 
+class OutOfRange(ImageTerm):
+    """Crowson's CLIP-guided diffusion, 2021. **Differs:** the paper leaves the image free."""
 
-class OutOfRangeSettings(Section):
-    """The key of the range loss."""
-
-    range_weight: Weight = 0.0
-
-
-class OutOfRange(LossTerm):
-    """**Differs:** the paper leaves the image free, and so does a weight of 0."""
-
-    name, order, Settings = "out_of_range", 40, OutOfRangeSettings
-    weight_key = "range_weight"
+    name, order, weight_key = "out_of_range", 40, "range_weight"
     sufficient = False
 
-    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        return {WHOLE: out_of_range(image)}
+    class Settings(Section):
+        range_weight: Weight = 0.0
 
-
-def out_of_range(image: Tensor) -> Tensor:
-    """Returns the mean squared distance of the values from [0, 1], a scalar; 0 for a picture.
-
-    The range loss of Crowson's CLIP-guided diffusion (2021).
-
-    Args:
-        image: (1, 3, H, W) float32, RGB, 0 black and 1 white.
-    """
-    return total((image - image.clamp(0, 1)).square()) / image.numel()
+    def loss(self, image: Tensor) -> Tensor:
+        """Returns the mean squared distance of all values from [0, 1]; 0 for a picture."""
+        return total((image - image.clamp(0, 1)).square()) / image.numel()

@@ -1,43 +1,27 @@
-"""Total variation: the squared differences of neighbouring pixels, a smoothness prior."""
+"""Total variation: squared differences of neighbouring pixels, a smoothness prior."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses.term import WHOLE, LossTerm
+from pipeline.losses.term import ImageTerm
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.networks.frozen.statistics import Statistics
 
+class TotalVariation(ImageTerm):
+    """Mahendran & Vedaldi 2015. **Differs:** the paper has no prior; the default weight is 0."""
 
-class TotalVariationSettings(Section):
-    """The key of the total variation."""
+    name, order, weight_key = "variation", 30, "variation_weight"
 
-    variation_weight: Weight = 0.0
+    class Settings(Section):
+        variation_weight: Weight = 0.0
 
-
-class TotalVariation(LossTerm):
-    """**Differs:** the paper has no such prior; its weight is 0 by default."""
-
-    name, order, Settings = "variation", 30, TotalVariationSettings
-    weight_key = "variation_weight"
-
-    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        return {WHOLE: total_variation(image)}
-
-
-def total_variation(image: Tensor) -> Tensor:
-    """Returns the mean squared difference of neighbouring pixels, a scalar.
-
-    Mahendran & Vedaldi 2015, "Understanding deep image representations by inverting them".
-
-    Args:
-        image: (1, 3, H, W) float32.
-    """
-    vertical = (image[..., 1:, :] - image[..., :-1, :]).square()
-    horizontal = (image[..., :, 1:] - image[..., :, :-1]).square()
-    return total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()
+    def loss(self, image: Tensor) -> Tensor:
+        """Returns the mean squared difference of neighbours, vertical plus horizontal."""
+        vertical = (image[..., 1:, :] - image[..., :-1, :]).square()
+        horizontal = (image[..., :, 1:] - image[..., :, :-1]).square()
+        return total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()

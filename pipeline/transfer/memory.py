@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.losses import make_terms
 from pipeline.losses.term import merged_needs
 from pipeline.networks.frozen.convolutions import LEAST_CHANNELS
+from pipeline.networks.frozen.extractor import Step, forward_steps
 from pipeline.networks.frozen.statistics import STATISTICS
-from pipeline.networks.frozen.steps import Step, forward_steps
 from pipeline.networks.layers import Needs
 from pipeline.networks.weight_files import read_channels
 from pipeline.runtime.device import available
@@ -85,8 +85,8 @@ def estimate(demand: Demand) -> int:
     # In float32 whatever the precision: a run may continue in it, and evaluates its result in it.
     steps = forward_steps(list(demand.channels), demand.needs)
     evaluation = max(
-        _peak(_layer_bytes(steps, demand.size, demand), with_backward=True),
-        _peak(_layer_bytes(steps, demand.style_size, demand), with_backward=False),
+        _evaluation_bytes(steps, demand, demand.size, with_backward=True),
+        _evaluation_bytes(steps, demand, demand.style_size, with_backward=False),
     )
     run = _weight_bytes(steps, demand) + IMAGES * image + history + evaluation
     return max(int(demand.reserved * run), READING * demand.original) + HEAP
@@ -111,41 +111,24 @@ def _weight_bytes(steps: list[Step], demand: Demand) -> int:
     return total
 
 
-class _LayerBytes(NamedTuple):
-    """Bytes of a layer's input, of its output, and of what is kept for the backward pass."""
-
-    before: int
-    maps: int
-    kept: int
-
-
-def _layer_bytes(steps: list[Step], size: tuple[int, int], demand: Demand) -> list[_LayerBytes]:
+def _evaluation_bytes(
+    steps: list[Step], demand: Demand, size: tuple[int, int], with_backward: bool
+) -> int:
+    """Returns the peak: a layer's input and output, and what is kept of it and of those before."""
     height, width = size
-    layers: list[_LayerBytes] = []
-    before = RGB
+    before, kept, peak = RGB, 0, 0
     for step in steps:
-        channels, indices = demand.channels[step.layer], 0
+        channels, added = demand.channels[step.layer], 0
         if step.pooled:
             height, width = height // 2, width // 2
-            indices = before * height * width * INT64 if demand.pooling == "max" else 0
+            added += before * height * width * INT64 if demand.pooling == "max" else 0
         positions = height * width
-        activations = channels * positions
-        # Each statistic and its target.
-        compared = 2 * sum(STATISTICS[kind].size(channels, positions) for kind in step.statistics)
-        kept = indices + activations * KEPT_BYTES[step.kept] + compared * FLOAT32
-        layers.append(_LayerBytes(before * positions * FLOAT32, activations * FLOAT32, kept))
-        before = channels
-    return layers
-
-
-def _peak(layers: list[_LayerBytes], with_backward: bool) -> int:
-    kept, peak = 0, 0
-    for layer in layers:
-        peak = max(peak, kept + layer.before + layer.maps)
-        kept += layer.kept
-    for layer in reversed(layers if with_backward else []):
-        peak = max(peak, kept + layer.before + layer.maps)
-        kept -= layer.kept
+        added += channels * positions * KEPT_BYTES[step.kept]
+        for kind in step.statistics:  # and its target
+            added += 2 * STATISTICS[kind].size(channels, positions) * FLOAT32
+        computed = (before + channels) * positions * FLOAT32
+        peak = max(peak, kept + computed + (added if with_backward else 0))
+        before, kept = channels, kept + added
     return peak
 
 

@@ -142,9 +142,9 @@ def test_what_is_kept_is_what_the_steps_say(
 ) -> None:
     network = FrozenFeatures(weights, "max", precision)
     _, tape = network.collect(IMAGE, {kind: ["conv2_2"]})
-    assert [record.step.layer for record in tape.records] == list(network.layers[:4])
-    assert [record.pooled is not None for record in tape.records] == [False, False, True, False]
-    for number, (step, maps, _) in enumerate(tape.records):
+    assert [step.layer for step, *_ in tape.records] == list(network.layers[:4])
+    for number, (step, maps, indices) in enumerate(tape.records):
+        assert (indices is not None) == step.pooled == (number == 2)
         if number == 0:
             assert (step.kept, maps) == ("nothing", None)
         elif precision == "bf16":

@@ -1,14 +1,13 @@
-"""A network with fixed weights: collects statistics of its layers, and pulls gradients back.
+"""A network with fixed weights that collects statistics of its layers and pulls gradients back.
 
-Autograd would keep every activation until the backward pass. Where the weights are fixed, a layer's
-gradient needs less: which activations ReLU let through, and the activations themselves only where
-their Gram matrix was taken (``steps``). All else is freed as soon as the next layer is computed.
+Autograd would keep every activation until the backward pass. With fixed weights, a layer's gradient
+needs only the places where ReLU let a value through, and where a statistic needs them the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,45 +18,71 @@ from pipeline.networks.frozen.convolutions import (
     first_convolution,
     frozen_convolution,
 )
-from pipeline.networks.frozen.pooling import (
-    Pooled,
-    pool,
-    pool_backward,
-    pool_relu_backward,
-    relu_backward,
-)
+from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics
-from pipeline.networks.frozen.steps import Kept, Step, forward_steps
-from pipeline.networks.layers import Needs, needed_layers
+from pipeline.networks.layers import LAYERS, Needs, check_layers, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
 
+Kept = Literal["nothing", "mask", "values"]
 
-class Record(NamedTuple):
-    """What one layer leaves for the backward pass.
+
+class Step(NamedTuple):
+    """One layer of a forward pass; the estimate of a run's memory is derived from these.
 
     Attributes:
-        step: the layer.
-        maps: (1, C, H', W') activations, a bool mask of where they are above 0, or None, as
-            ``step.kept`` says.
-        pooled: of the pooling before the layer; None without one.
+        layer: its name.
+        pooled: whether a pooling comes before it.
+        statistics: the kinds that are collected from its activations.
+        kept: what of its activations is kept for the backward pass. Of the first layer nothing is
+            kept: its maps are the largest, and the cheapest to compute again.
     """
 
-    step: Step
-    maps: Tensor | None
-    pooled: Pooled | None
+    layer: str
+    pooled: bool
+    statistics: tuple[str, ...]
+    kept: Kept
+
+
+def forward_steps(
+    layers: Sequence[str], needs: Needs, dtype: torch.dtype = torch.float32
+) -> list[Step]:
+    """Returns the steps of a forward pass down to the deepest layer that is needed.
+
+    Args:
+        layers: of the network, first to last.
+        needs: {kind of statistic: layers}.
+        dtype: of the activations. Values of bfloat16 are kept in place of a mask: they are small
+            enough, and cost less time.
+
+    Raises:
+        UserError: a needed layer that the network does not have.
+    """
+    needed = needed_layers(needs)
+    check_layers(needed, layers)
+    deepest = max(map(layers.index, needed), default=-1)
+    steps: list[Step] = []
+    block = 1
+    for name in layers[: deepest + 1]:
+        pooled, block = LAYERS[name].block != block, LAYERS[name].block
+        kinds = tuple(kind for kind in STATISTICS if name in needs.get(kind, ()))
+        by_value = dtype == torch.bfloat16 or any(STATISTICS[kind].needs_values for kind in kinds)
+        kept: Kept = "nothing" if not steps else "values" if by_value else "mask"
+        steps.append(Step(name, pooled, kinds, kept))
+    return steps
 
 
 class Tape(NamedTuple):
-    """What the backward pass needs of a forward pass; the backward pass empties it.
+    """What the backward pass needs of a forward pass, and consumes.
 
     Attributes:
         first_input: what went into the first layer.
-        records: of the layers, first to last.
+        records: of each step, what is kept of its activations, and the indices of a max pooling
+            before it.
     """
 
     first_input: Tensor
-    records: list[Record]
+    records: list[tuple[Step, Tensor | None, Tensor | None]]
 
 
 class FrozenFeatures(nn.Module):
@@ -113,76 +138,65 @@ class FrozenFeatures(nn.Module):
         statistics: Statistics = {kind: {} for kind in needs}
         if not needed_layers(needs):
             return statistics
-        for (kind, layer), value in zip(
-            _places(needs), _Collected.apply(image, self, needs), strict=True
-        ):
+        values = _CollectedStatistics.apply(image, self, needs)
+        for (kind, layer), value in zip(_pairs(needs), values, strict=True):
             tap = getattr(self, f"{layer}_tap", None)
-            statistics[kind][layer] = (
-                value if tap is None else STATISTICS[kind].apply_tap(value, tap)
-            )
+            tapped = value if tap is None else STATISTICS[kind].apply_tap(value, tap)
+            statistics[kind][layer] = tapped
         return statistics
 
     @torch.no_grad()
     def collect(self, image: Tensor, needs: Needs) -> tuple[Statistics, Tape]:
-        """Returns statistics, before any taps, and what ``pull_back`` needs; without autograd.
+        """Returns statistics before any taps, and what ``pull_back`` needs, without autograd.
 
         Arguments and errors are those of ``forward``; at least one layer must be needed.
         """
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))
         statistics: Statistics = {kind: {} for kind in needs}
-        maps = self._normalised(image)
+        maps = (image - self.get_buffer("mean")) / self.get_buffer("std")
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        first = self._convolution(self.layers[0])
+        maps = first.parts(maps) if isinstance(first, InParts) else maps
         tape = Tape(maps, [])
         for step in steps:
-            pooled = None
+            indices = None
             if step.pooled:
-                maps, pooled = pool(maps, self.pooling)
+                maps, indices = pool(maps, self.pooling)
             maps = self._convolution(step.layer)(maps)
             for kind in step.statistics:
-                statistics[kind][step.layer] = STATISTICS[kind].collect(maps, image.dtype)
-            tape.records.append(Record(step, _kept(maps, step.kept), pooled))
+                statistics[kind][step.layer] = STATISTICS[kind].collect(maps)
+            tape.records.append((step, _kept(maps, step), indices))
         return statistics, tape
 
     @torch.no_grad()
     def pull_back(self, tape: Tape, gradients: Statistics) -> Tensor:
-        """Returns the gradient of the image.
+        """Returns the gradient of the image, (1, 3, H, W), from those of all its statistics.
 
-        Args:
-            tape: from ``collect``; empty afterwards, so that its memory is freed on the way.
-            gradients: of every statistic that ``collect`` returned.
-
-        Returns:
-            (1, 3, H, W), of the image's dtype.
+        The tape, from ``collect``, is emptied on the way, so that its memory is freed.
         """
         gradient: Tensor | None = None
-        pooled: Pooled | None = None
+        below_pooling, indices = False, None
         while tape.records:
-            step, maps, pooled_before = tape.records.pop()
-            if pooled and step.statistics:
-                assert gradient is not None
-                gradient, pooled = pool_backward(gradient, pooled), None
+            step, maps, indices_before = tape.records.pop()
             if maps is None:
                 maps = self._convolution(step.layer)(tape.first_input)
+            if below_pooling and step.statistics:
+                assert gradient is not None
+                gradient, below_pooling = pool_backward(gradient, indices, maps), False
             for kind in step.statistics:
                 of_statistic = gradients[kind][step.layer]
                 gradient = STATISTICS[kind].pull_back(of_statistic, gradient, maps)
             assert gradient is not None
-            if pooled:
-                gradient = pool_relu_backward(gradient, pooled, maps)
+            if below_pooling:
+                gradient = pool_relu_backward(gradient, indices, maps)
             else:
                 relu_backward(gradient, maps, out=gradient)
             del maps  # freed before the convolution
             gradient = self._convolution(step.layer).back(gradient)
-            pooled = pooled_before
-        assert gradient is not None, "an empty tape"
+            below_pooling, indices = step.pooled, indices_before
+        assert gradient is not None, "the tape is empty"
         return gradient / self.get_buffer("std")
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        """Returns what goes into the first layer."""
-        x = (image - self.get_buffer("mean")) / self.get_buffer("std")
-        x = x.contiguous(memory_format=torch.channels_last)
-        first = self._convolution(self.layers[0])
-        return first.parts(x) if isinstance(first, InParts) else x
 
     def _convolution(self, name: str) -> Convolution:
         convolution = self.convolutions[name]
@@ -190,30 +204,30 @@ class FrozenFeatures(nn.Module):
         return convolution
 
 
-class _Collected(torch.autograd.Function):
+class _CollectedStatistics(torch.autograd.Function):
     """``collect`` and ``pull_back`` as one operation of autograd's."""
 
     @staticmethod
     def forward(
         ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs
     ) -> tuple[Tensor, ...]:
-        statistics, ctx.tape = network.collect(image, needs)
         ctx.network, ctx.needs = network, needs
-        return tuple(statistics[kind][layer] for kind, layer in _places(needs))
+        statistics, ctx.tape = network.collect(image, needs)
+        return tuple(statistics[kind][layer] for kind, layer in _pairs(needs))
 
     @staticmethod
     def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
         gradients: Statistics = {kind: {} for kind in ctx.needs}
-        for (kind, layer), value in zip(_places(ctx.needs), values, strict=True):
+        for (kind, layer), value in zip(_pairs(ctx.needs), values, strict=True):
             gradients[kind][layer] = value
         return ctx.network.pull_back(ctx.tape, gradients), None, None
 
 
-def _kept(maps: Tensor, kept: Kept) -> Tensor | None:
-    if kept == "nothing":
+def _kept(maps: Tensor, step: Step) -> Tensor | None:
+    if step.kept == "nothing":
         return None
-    return maps if kept == "values" else maps.to(torch.bool)
+    return maps if step.kept == "values" else maps.to(torch.bool)
 
 
-def _places(needs: Needs) -> list[tuple[str, str]]:
+def _pairs(needs: Needs) -> list[tuple[str, str]]:
     return [(kind, layer) for kind, layers in needs.items() for layer in layers]
