@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.losses import loss_terms, make_terms
-from pipeline.losses.term import LayerWeights
+from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
 from pipeline.settings import Name, Section, Source, Weight
 
@@ -98,34 +98,38 @@ class RunSettings(Section):
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
 
 
-_TERM_SETTINGS = [term.Settings for term in loss_terms()]
+if TYPE_CHECKING:
+    Settings = RunSettings  # code outside of the losses names no key of a term
+else:
+    _TERM_SETTINGS = [term.Settings for term in loss_terms()]
 
-
-# pydantic lists the fields of the last base first.
-class Settings(RunSettings, *reversed(_TERM_SETTINGS)):  # type: ignore[misc]
-    """What ``defaults`` may set for all experiments: the settings of the run and of each term."""
+    class Settings(RunSettings, *reversed(_TERM_SETTINGS)):  # the last base's fields come first
+        """What ``defaults`` may set for all experiments: settings of the run and of each term."""
 
 
 class Experiment(Settings):
-    """One experiment, with all of its settings."""
+    """The complete settings of one experiment, with the names of its pictures."""
 
     content: str
     style: str
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The names of the loss terms with a weight above 0."""
-        return tuple(term.name for term in make_terms(self.model_dump()) if term.active)
+        """The names of the loss terms that add to the total loss."""
+        return tuple(term.name for term in self._active_terms())
 
     @property
     def image_roles(self) -> tuple[str, ...]:
-        """The input pictures, ``content`` and ``style``, that the loss depends on."""
-        terms = [term for term in make_terms(self.model_dump()) if term.active]
-        return tuple(dict.fromkeys(role for term in terms for role in term.image_roles))
+        """Those of the pictures, ``content`` and ``style``, that the total loss depends on."""
+        roles = (role for term in self._active_terms() for role in term.image_roles)
+        return tuple(dict.fromkeys(roles))
+
+    def _active_terms(self) -> list[LossTerm]:
+        return [term for term in make_terms(self.model_dump()) if term.active]
 
     @model_validator(mode="after")
-    def _has_something_to_optimise(self) -> Self:
-        if not any(term.active and term.sufficient for term in make_terms(self.model_dump())):
+    def _check_loss_is_not_empty(self) -> Self:
+        if not any(term.sufficient for term in self._active_terms()):
             raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
         return self
 

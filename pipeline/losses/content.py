@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from pipeline.losses.term import LayerTerm, LayerWeights, LossConvention
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
@@ -22,7 +20,7 @@ class ContentLoss(LayerTerm):
     weight_key, layers_key = "content_weight", "content_layers"
 
     class Settings(Section):
-        content_layers: LayerWeights = Field({"conv4_2": 1.0})
+        content_layers: LayerWeights = {"conv4_2": 1.0}
         content_weight: Weight
         convention: LossConvention = "mean"
 
