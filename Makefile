@@ -1,39 +1,43 @@
-# make repro   install what is missing, then run what params.yaml asks for and has not been run
-# make paper   the same figures with the paper's own pictures, VGG-19 and 512 pixels
-# make test    install what is missing, then lint, type-check and test
-# make distil  teach the small network anew, by params.yaml: 100 minutes
-# make clean   remove what these computed; the environment and DVC's cache stay
-
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # The commands in dvc.yaml say `python`: the one of the environment.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: repro paper test lint distil clean
+.PHONY: help install repro paper test lint distil clean
 
-# WEIGHTS=/path/to/vgg19.pth takes VGG-19 from a file, and writes that into params.yaml.
-# JOBS=4 runs four experiments at a time, JOBS=1 one after another.
-repro: $(VENV)/installed
-	$(if $(WEIGHTS),python -m pipeline.config.presets weights '$(WEIGHTS)')
-	python -m pipeline.experiments.runner $(if $(JOBS),'$(JOBS)')
+# The first target, so that `make` alone runs it.
+help:     ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo 'Options of repro and paper: JOBS=4 (experiments at a time), WEIGHTS=/path/to/vgg19.pth'
 
-# Writes the paper's network, size and pictures into params.yaml; WEIGHTS as above.
-paper: $(VENV)/installed
-	python -m pipeline.config.presets paper
+install: $(VENV)/installed  ## install everything into .venv
+
+repro: $(VENV)/installed    ## compute the experiments that have changed, and the report
+	$(if $(WEIGHTS),python -m pipeline preset weights '$(WEIGHTS)')
+	python -m pipeline run $(if $(JOBS),--jobs '$(JOBS)')
+
+paper: $(VENV)/installed    ## the figures with the paper's pictures, VGG-19 and 512 pixels: changes params.yaml
+	python -m pipeline preset paper
 	$(MAKE) repro
 
-distil: $(VENV)/installed
-	python -m pipeline.stages.distil
-
-# A file at a time on each core.
-test: $(VENV)/installed lint
+test: lint                  ## lint, check types, test
 	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed     ## check style, formatting, types and the layers of imports
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports --no-cache
+
+distil: $(VENV)/installed   ## teach the small network anew, as params.yaml says (100 minutes)
+	python -m pipeline.stages.distil
+
+clean:                      ## remove all results; the environment and DVC's cache stay
+	rm -rf data/plan data/images data/backbone data/experiments data/status data/checkpoints
+	rm -rf data/downloads data/distillation benchmarks/runs
+	find reports -mindepth 1 ! -name README.md -delete
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -41,8 +45,3 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
-
-clean:
-	rm -rf data/code data/plan data/images data/backbone data/experiments data/status data/checkpoints data/downloads data/distillation
-	rm -rf reports/*.html reports/summary.md reports/experiments reports/media reports/sheets
-	rm -rf benchmarks/runs .mypy_cache .pytest_cache .ruff_cache

@@ -16,8 +16,9 @@ import yaml
 
 from pipeline import paths
 from pipeline.config.params import read_params
+from pipeline.config.plan import write_plans
 from pipeline.errors import UserError, command_line
-from pipeline.stages.backbone import prepare
+from pipeline.networks.prepare import prepare
 from pipeline.stages.fetch import fetch
 from pipeline.stages.stylize import stylize
 
@@ -53,8 +54,9 @@ def main() -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     checked = read_params()
     fetch(checked)
+    write_plans(checked)
     prepare(checked.backbone)
-    stylize(NAME, checked)
+    stylize(NAME)
     print(comparison(paths.EXPERIMENTS / NAME / "history.csv"))
 
 

@@ -1,9 +1,9 @@
-"""Measures a small network against VGG-19: what its pictures are worth, and what it costs.
+"""Measures the quality and the speed of a small network's style transfers against VGG-19's.
 
     python -m benchmarks.embedded_network --help
 
-Works in ``benchmarks/runs/embedded-network`` and leaves there ``results.json`` and ``pairs.jpg``.
-VGG-19 is the judge throughout: not rescaled, average pooling, weights of the authors' notebook.
+Writes ``results.json`` and ``pairs.jpg`` into ``benchmarks/runs/embedded-network``. Quality is the
+loss by VGG-19: not rescaled, average pooling, style weights of the authors' notebook.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from pipeline.networks.layers import LAYERS
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
 from pipeline.optim.lbfgs import Scaling
+from pipeline.transfer.callbacks import History
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
 
@@ -108,24 +110,24 @@ def quality(
     content, style = (image_of(name, arguments.size) for name in PAIRS[pair])
     judge, proxy = objective(vgg, content, style), objective(small, content, style)
     begin = total(judge, content)
-    found: dict[str, float | None] = {"start": begin}
+    result: dict[str, float | None] = {"start": begin}
     picture, _ = optimised(proxy, content, EVALUATIONS, folder / "small")
-    found["small_percent"] = 100 * total(judge, picture) / begin
+    result["small_percent"] = 100 * total(judge, picture) / begin
     for name, (network, level, evaluations) in FROM_NOISE.items():
         if network == "VGG-19" and "vgg19" not in arguments.parts:
             continue
         problem = judge if network == "VGG-19" else proxy
         noise = white_noise(_size(content), 0, level)
         picture, _ = optimised(problem, noise, evaluations, folder / name)
-        found[f"{name}_percent"] = 100 * total(judge, picture) / begin
+        result[f"{name}_percent"] = 100 * total(judge, picture) / begin
     if "vgg19" in arguments.parts:
         _, cold = optimised(judge, content, EVALUATIONS, folder / "vgg19")
-        found["vgg19_percent"] = 100 * cold[-1] / begin
+        result["vgg19_percent"] = 100 * cold[-1] / begin
         warm, _ = optimised(proxy, content, WARM_EVALUATIONS, folder / "warm-small")
         _, losses = optimised(judge, warm, round(0.75 * COLD), folder / "warm")
         reached = [number for number, loss in enumerate(losses, 1) if loss <= cold[COLD - 1]]
-        found["warm_evaluations"] = reached[0] if reached else None
-    return found
+        result["warm_evaluations"] = reached[0] if reached else None
+    return result
 
 
 def image_of(name: str, size: int) -> Tensor:
@@ -153,9 +155,10 @@ def objective(features: FrozenFeatures, content: Tensor, style: Tensor) -> Objec
 def optimised(
     problem: Objective, start: Tensor, evaluations: int, folder: Path, scaling: Scaling = "newest"
 ) -> tuple[Tensor, list[float]]:
-    """Returns the image found, and the total loss at every evaluation; writes ``FOLDER.png``."""
+    """Returns the optimised image and every evaluation's total loss; writes ``FOLDER.png``."""
     module = StyleTransfer(problem, start, {"history_size": 20, "scaling": scaling})
-    fit(module, name=folder.name, folder=folder, evaluations=evaluations)
+    convergence = Convergence(evaluations)
+    fit(module, [History(folder, convergence), convergence], evaluations)
     with (folder / "history.csv").open(encoding="utf-8") as file:
         losses = [float(row["total"]) for row in csv.DictReader(file)]
     image = module.image.detach()

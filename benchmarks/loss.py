@@ -1,4 +1,4 @@
-"""How long it takes to the loss of a plain run, by every setting of speed, and what comes out."""
+"""Measures the time that each combination of settings takes to reach the loss of a plain run."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ SETTINGS = {
 }
 if KIND == "-gpu":
     SETTINGS["tf32"] = Setting("tf32", 0, {})
-PICTURES = f"reports/speed-{{}}-{{}}{KIND}.jpg"
-"""By the plain run, then by each setting when it had the plain one's loss."""
+PICTURES = f"benchmarks/results/speed-{{}}-{{}}{KIND}.jpg"
+"""Side by side: the plain run's picture, and each setting's when it reached the same loss."""
 
 
 class Judge(pl.Callback):
@@ -81,12 +81,12 @@ class Judge(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(module, StyleTransfer)
-        if module.evaluations % EVERY:
+        if module.run.evaluations % EVERY:
             return
         self.spent += time.perf_counter() - self.begun
         with torch.no_grad():
             loss = float(self.exact(module.image)["total"])
-        self.curve.append((module.evaluations, self.spent, loss))
+        self.curve.append((module.run.evaluations, self.spent, loss))
         trainer.should_stop = loss <= self.target
         self.begun = time.perf_counter()
 
@@ -149,7 +149,7 @@ def _to_loss(
     figures = {
         "seconds": before + spent,
         "evaluations": evaluations,
-        "float32_evaluations": module.exact_evaluations,
+        "float32_evaluations": module.run.float32_evaluations,
         "loss": reached,
         "saved": _saved_loss(exact, picture),
     }

@@ -1,4 +1,4 @@
-"""What a whole run takes of the memory at its peak, beside what it expects before it begins."""
+"""Measures the peak memory of whole runs, and compares it with the estimate they make before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HISTORY = 5
-"""Steps that L-BFGS remembers; the runs are so long that it has them all."""
+"""History size of L-BFGS; the runs are long enough to fill it."""
 EXPECTED = """
 import sys, psutil, torch, wandb
 import pipeline.stages.stylize
@@ -37,9 +37,8 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 MEASURED_ON_A_GPU = """
 import sys, torch
-from pipeline.config.params import read_params
 from pipeline.stages.stylize import stylize
-stylize(sys.argv[1], read_params())
+stylize(sys.argv[1])
 print(torch.cuda.max_memory_reserved())
 """
 
@@ -51,8 +50,8 @@ def run_memory(
 
     Args:
         sizes: long edges in pixels.
-        network: its name in the table.
-        backbone: what the section ``backbone`` of params.yaml has for it.
+        network: shown in the table.
+        backbone: keys of the section ``backbone`` of params.yaml.
     """
     rows = []
     measured = MEASURED_ON_A_GPU if torch.cuda.is_available() else MEASURED
@@ -83,6 +82,7 @@ def _prepare(sizes: Sequence[int], backbone: dict[str, str], precision: str) -> 
     params |= {"figures": {}, "cast": {}, "tracking": {"mode": "offline"}}
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     _run("-m", "pipeline.stages.fetch")
+    _run("-m", "pipeline.stages.plan")
     _run("-m", "pipeline.stages.backbone")
 
 

@@ -1,4 +1,4 @@
-"""What a run adds to the evaluations in it."""
+"""Measures the time that a run spends outside its evaluations of the loss."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from benchmarks.problems import Problem, seconds
-from pipeline.config.schema import Checkpointing, Tracking
+from pipeline.config.schema import Checkpointing as CheckpointOptions
+from pipeline.config.schema import Tracking
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.precision import fastest_precision
-from pipeline.transfer.checkpointing import Keeping
+from pipeline.transfer.callbacks import History, Intermediates, ProgressBar, Refinement
+from pipeline.transfer.checkpointing import Checkpointing
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures a run beside the evaluations in it; W&B's own start and end are not in it."""
+    """Measures a run and the evaluations in it; W&B's own start and end are not timed."""
     problem = Problem(arguments.weights, 512)
     precision, count = fastest_precision(problem.device), 200
     objective = problem.ours(precision)
@@ -32,21 +35,19 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     module = Timed(objective, problem.content, {"history_size": 20})
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder, tracking = Path(name), Tracking(mode="offline")
-        checkpoints, every = Checkpoints("run", 16 * "0"), Checkpointing().every
-        keeping = Keeping(checkpoints, every, problem.content, folder)
+        convergence = Convergence(count)
+        history = History(folder, convergence)
+        callbacks = [
+            history,
+            convergence,
+            Intermediates([1, 10, 25, 50, 100, 200], history),
+            Refinement(lambda: objective, history),
+            ProgressBar("run", count),
+            Checkpointing(Checkpoints("run", 16 * "0"), CheckpointOptions().every, history),
+        ]
         with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:
-            whole = seconds(
-                lambda: fit(
-                    module,
-                    name="run",
-                    folder=folder,
-                    evaluations=count,
-                    intermediates=[1, 10, 25, 50, 100, 200],
-                    logger=WandbLogger(experiment=run),
-                    exact=lambda: objective,
-                    callbacks=[keeping],
-                )
-            )
+            logger = WandbLogger(experiment=run)
+            whole = seconds(lambda: fit(module, callbacks, count, logger))
     return {
         "precision": precision,
         "evaluations": count,

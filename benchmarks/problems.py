@@ -1,4 +1,4 @@
-"""What the benchmarks of speed work on, and how they take the time."""
+"""The transfer problem that the speed benchmarks solve, and their timers."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ TERMS: dict[str, Any] = {
 }
 """The defaults of params.yaml."""
 EDGE, PRODUCTS = 8192 if torch.cuda.is_available() else 2048, 4
-"""Of the matrix product that stands for the hardware's limit, and how many are timed as one."""
+"""Edge of the square matrices whose product is the hardware's limit, and products timed as one."""
 PRODUCT_OPERATIONS = PRODUCTS * 2 * EDGE**3
 KIND = ""
-"""What a file of figures has after its name: those of a GPU, or of a CPU without bfloat16."""
+"""Suffix of the result files: one for GPUs, one for CPUs without bfloat16."""
 if torch.cuda.is_available():
     KIND = "-gpu"
 elif fastest_precision(torch.device("cpu")) == "float32":
@@ -65,7 +65,7 @@ class Problem:
         self.small = tapped(small, {name: means[name] for name in means if f"{name}.head" in small})
 
     def pictures(self, division: int = 1) -> tuple[Tensor, Tensor]:
-        """Returns content and style with edges of so small a part of the size."""
+        """Returns the content and the style image, with edges divided by ``division``."""
         size = self.size[0] // division, self.size[1] // division
         content, style = (
             resize(image, size, "bicubic", antialias=True).to(self.device)
@@ -90,7 +90,7 @@ class Problem:
         return PlainObjective(features, self.content, self.style, **TERMS)
 
     def evaluations(self) -> dict[str, Callable[[], object]]:
-        """Returns what evaluates loss and gradient once, by name."""
+        """Returns {name: function that evaluates loss and gradient once}."""
         plain = self.plain()
         found: dict[str, Callable[[], object]] = {"plain float32": lambda: self.gradient(plain)}
         for precision in precisions():
@@ -104,7 +104,7 @@ class Problem:
         return found
 
     def products(self, dtype: torch.dtype) -> Callable[[], object]:
-        """Returns what makes ``PRODUCT_OPERATIONS`` in the hardware's own way."""
+        """Returns a function that does ``PRODUCT_OPERATIONS`` as matrix products."""
         square = torch.randn((EDGE, EDGE), device=self.device).to(dtype)
 
         def run() -> None:
@@ -125,7 +125,7 @@ class Problem:
 
 
 def precisions() -> list[Precision]:
-    """Returns those that the machine computes, and does not only imitate."""
+    """Returns the precisions that the hardware computes without emulation."""
     found: dict[str, list[Precision]] = {
         "": ["float32", "bf16"],
         "-gpu": ["float32", "tf32", "bf16"],
@@ -162,6 +162,6 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the median seconds of each, all taken once a round, after a round that warms up."""
+    """Returns each one's median seconds; all run once a round, after a warm-up round."""
     times = [{name: seconds(run) for name, run in runs.items()} for _ in range(rounds + 1)][1:]
     return {name: statistics.median(each[name] for each in times) for name in runs}

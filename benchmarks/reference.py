@@ -1,6 +1,6 @@
-"""The method as a plain PyTorch script has it: what the pipeline's speed is measured against.
+"""A plain PyTorch implementation of the method: the baseline of the speed benchmarks.
 
-float32, every activation kept by autograd, torch's L-BFGS with its own history, a cold start.
+float32, autograd through every activation, torch's L-BFGS, no warm start.
 """
 
 from __future__ import annotations

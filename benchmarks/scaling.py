@@ -1,4 +1,4 @@
-"""How many evaluations ``scaling: mean`` of L-BFGS takes to where ``newest``, torch's, leads."""
+"""Counts the evaluations that L-BFGS's ``scaling: mean`` needs to reach the loss of ``newest``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.networks.weight_files import EMBEDDED, load_small
 from pipeline.optim.lbfgs import Scaling
 
 EVALUATIONS = 200, 400
-"""After so many of ``newest`` the loss is looked at."""
+"""Evaluations of ``newest`` whose loss is to be reached."""
 SIZE, LEVEL = 256, 0.1
-"""Long edge; of the noise that the second run of each pair starts from."""
+"""Long edge in pixels; level of the noise that the second run of each pair starts from."""
 
 
 def scaling(_: argparse.Namespace) -> list[dict[str, Any]]:
-    """Runs both on the pairs of ``embedded_network``, by the small network in float32."""
+    """Runs both scalings on the pairs of ``embedded_network``, by the small network in float32."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     small = FrozenFeatures(tapped(load_small(EMBEDDED)), "avg", device=device)
     rows = []

@@ -1,12 +1,11 @@
-"""Measures what the pipeline costs, beside a plain script and beside what the hardware can do.
+"""Measures the pipeline's speed and memory against a plain script and the hardware's limit.
 
     python -m benchmarks.speed --help
 
-Writes ``reports/benchmarks.json`` and the tables in ``reports/benchmarks.md``; the figures of a
-CUDA GPU in ``benchmarks-gpu``, those of a CPU that does not multiply bfloat16 in
-``benchmarks-float32``. What is compared runs in turns in one process, or in a process of its own
-where memory is measured. A part that was not asked for keeps its figures of before, and so do the
-parts loss-… at another size.
+Writes ``benchmarks/results/benchmarks.json`` and, as tables, ``benchmarks.md``; on a CUDA GPU
+``benchmarks-gpu``, on a CPU that does not multiply bfloat16 ``benchmarks-float32``. Alternatives
+run in turns in one process; memory is measured in a process for each of them. A part that is not
+measured keeps its earlier figures, and so do the parts loss-… at other sizes.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from benchmarks.problems import (
     operations,
     precisions,
 )
-from benchmarks.repro import whole_pipeline
+from benchmarks.repro import REPOSITORY, whole_pipeline
 from benchmarks.scaling import scaling
 from benchmarks.tables import tables
 from benchmarks.threads import threads
@@ -49,7 +48,7 @@ from pipeline.losses.objective import Objective
 from pipeline.records.provenance import package_versions
 from pipeline.runtime.precision import fastest_precision
 
-RESULTS = Path(f"reports/benchmarks{KIND}.json")
+RESULTS = REPOSITORY / "benchmarks" / "results" / f"benchmarks{KIND}.json"
 TABLES = RESULTS.with_suffix(".md")
 PYTHON = sys.executable, "-W", "ignore"
 SIZES = {256: 7, 512: 7, 1024: 3, 2048: 1}
@@ -68,34 +67,25 @@ def evaluation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         products = {name: dtype for name, dtype in types.items() if name in runs}
         for name, dtype in products.items():
             runs[f"product {name}"] = problem.products(dtype)
-        found = in_turns(runs, rounds)
+        medians = in_turns(runs, rounds)
         limits = {
-            name: operations(problem.size) * found[f"product {name}"] / PRODUCT_OPERATIONS
+            name: operations(problem.size) * medians[f"product {name}"] / PRODUCT_OPERATIONS
             for name in products
         }
-        rows.append({"size": f"{problem.size[1]}×{problem.size[0]}", "limits": limits, **found})
+        rows.append({"size": f"{problem.size[1]}×{problem.size[0]}", "limits": limits, **medians})
     return rows
 
 
 def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures the memory that evaluations need beyond what stood there before, each by itself."""
+    """Measures how much evaluations raise a process's peak memory, in a process for each."""
     rows = []
     for edge in SIZES:
         row: dict[str, Any] = {"size": f"{edge}×{edge * 3 // 4}"}
         for name in ("plain float32", *precisions()):
-            if torch.cuda.is_available():  # which keeps account of what is its own
+            if torch.cuda.is_available():  # torch counts the GPU's memory by itself
                 row[name] = peak(name, edge, arguments.weights)
                 continue
-            command = [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "benchmarks.speed",
-                "--peak",
-                name,
-                str(edge),
-            ]
+            command = [*PYTHON, "-m", "benchmarks.speed", "--peak", name, str(edge)]
             command += ["--weights", arguments.weights] if arguments.weights else []
             row[name] = float(subprocess.run(command, capture_output=True, check=True).stdout)
         rows.append(row)
@@ -103,7 +93,7 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def peak(name: str, edge: int, weights: str | None) -> float:
-    """Returns the MiB by which two evaluations raise this process's peak."""
+    """Returns the MiB by which two evaluations raise this process's peak memory."""
     problem = Problem(weights, edge)
     run = problem.evaluations()[name]
     if problem.device.type == "cuda":
@@ -111,9 +101,9 @@ def peak(name: str, edge: int, weights: str | None) -> float:
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not there to be used again
+    ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier must not be used again unseen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     run()
     run()
     status = Path("/proc/self/status").read_text()
@@ -122,14 +112,14 @@ def peak(name: str, edge: int, weights: str | None) -> float:
 
 
 def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures the peak of whole runs, by both networks, beside what they expect."""
+    """Measures the peak memory of whole runs of both networks, and the runs' own estimate."""
     weights = str(Path(arguments.weights).resolve()) if arguments.weights else "imagenet"
     vgg19 = {"architecture": "vgg19", "weights": weights}
     return run_memory(RUN_SIZES, "vgg19-small", {}) + run_memory(RUN_SIZES[:3], "vgg19", vgg19)
 
 
 def startup(arguments: argparse.Namespace) -> dict[str, float]:
-    """Measures the seconds of imports: Lightning's alone, and all that a cell needs."""
+    """Measures the seconds of imports: of Lightning, of an experiment, of the stage fetch."""
     codes = {
         "lightning": "import lightning.pytorch",
         "stylize": "import pipeline.stages.stylize, wandb",
@@ -146,11 +136,11 @@ def startup(arguments: argparse.Namespace) -> dict[str, float]:
 
 def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measures seconds of an evaluation by either network, with and without deterministic mode."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which torch refuses
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses without it
     problem = Problem(arguments.weights, min(SIZES))
     precision = fastest_precision(problem.device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    found = {}
+    medians = {}
     for network in ("vgg", "small"):
         objective = problem.ours(precision, network)
 
@@ -159,9 +149,9 @@ def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
             problem.gradient(lambda image: objective(image)["total"])
 
         runs = {"free": partial(evaluate, False), "deterministic": partial(evaluate, True)}
-        found[network] = in_turns(runs, 15)
+        medians[network] = in_turns(runs, 15)
     torch.use_deterministic_algorithms(False)
-    return found
+    return medians
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
@@ -190,8 +180,8 @@ def main() -> None:
     for part in arguments.parts:
         print(f"{part} …", flush=True)
         key = f"{part}-{arguments.size}" if part.startswith("loss") else part
-        row = {"on": _hardware(), "found": PARTS[part](arguments)}
-        # Read again: another part may have been measured beside this one.
+        row = {"hardware": _hardware(), "result": PARTS[part](arguments)}
+        # Read again: another process may have written other parts in the meantime.
         results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
         results[key] = row
         write_json(RESULTS, results)

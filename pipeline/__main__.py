@@ -1,1 +1,68 @@
-"""The command line: python -m pipeline."""
+"""The command line: ``python -m pipeline COMMAND``.
+
+Each command imports what it needs when it runs, so that ``--help`` takes no time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import command_line
+
+app = typer.Typer(
+    help="Neural style transfer (Gatys et al. 2016) as reproducible experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+preset = typer.Typer(
+    help="Write a group of values into params.yaml. No other line of it changes.",
+    no_args_is_help=True,
+)
+app.add_typer(preset, name="preset")
+
+
+@app.command()
+def check() -> None:
+    """Check params.yaml and name its mistakes."""
+    from pipeline.config.params import PARAMS_FILE, read_params
+
+    print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")
+
+
+@app.command()
+def run(
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Experiments at a time; by default as cores and memory allow."),
+    ] = None,
+) -> None:
+    """Compute all experiments that are out of date, and the report."""
+    from pipeline.experiments.runner import run
+
+    run(jobs)
+
+
+@preset.command()
+def paper() -> None:
+    """The pictures, the network and the size of the paper."""
+    from pipeline.config.presets import PAPER, write_values
+
+    write_values(PAPER)
+
+
+@preset.command()
+def weights(
+    path: Annotated[Path, typer.Argument(help="A .pth or .safetensors file of VGG-19.")],
+) -> None:
+    """VGG-19 with the weights in a file, as the network."""
+    from pipeline.config.presets import vgg19_from, write_values
+
+    write_values(vgg19_from(path))
+
+
+if __name__ == "__main__":
+    command_line(app)

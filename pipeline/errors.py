@@ -1,4 +1,4 @@
-"""The one exception of a user's mistake, and how a stage's command line shows it."""
+"""The exception for mistakes of the user, and the exit of a command that meets one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the message holds the value, the rule and the remedy.
+    """A mistake that the user can correct. The message has the value, the rule and the remedy.
 
-    User and password of an address in it are replaced by "…": it is printed, recorded and shown.
+    The user name and the password of a URL in it are replaced by "…", since messages are printed,
+    stored, and shown in the report.
     """
 
     def __init__(self, message: str) -> None:
@@ -29,41 +30,43 @@ def nearest(word: str, known: list[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else "."
 
 
-_OF_THE_DISK = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT),
-        "the disk is full. Make room and run it again: an experiment goes on from its checkpoint",
-    ),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "this may not be read or written here. Give the user the right to, or work on a copy of "
-        "the repository elsewhere; an experiment goes on from its checkpoint",
-    ),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.ENOTDIR),
-        "it is not there, or its folder. If it was removed meanwhile, run it again: an experiment "
-        "goes on from its checkpoint. If it never was, `dvc repro` makes it",
-    ),
+_RESUMES = "an experiment goes on from its checkpoint"
+_FULL = f"the disk is full. Make room and run it again: {_RESUMES}"
+_FORBIDDEN = (
+    "this may not be read or written here. Give the user the right to, or work on a copy of the "
+    f"repository elsewhere; {_RESUMES}"
+)
+_MISSING = (
+    "it is not there, or its folder. If it was removed meanwhile, run it again: "
+    f"{_RESUMES}. If it never was, `dvc repro` makes it"
+)
+_FILE_ERRORS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: _FORBIDDEN,
+    errno.ENOENT: _MISSING,
+    errno.ENOTDIR: _MISSING,
 }
 
 
 @contextmanager
 def explaining_the_disk() -> Iterator[None]:
-    """Makes a ``UserError`` of what the system says of full disks, rights, and files removed."""
+    """Turns the system's errors of full disks, permissions and missing files into ``UserError``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_DISK or not error.filename:
+        if error.errno not in _FILE_ERRORS or not error.filename:
             raise
-        raise UserError(
-            f"{error.filename}: {_OF_THE_DISK[error.errno]} ({error.strerror})"
-        ) from error
+        message = f"{error.filename}: {_FILE_ERRORS[error.errno]} ({error.strerror})"
+        raise UserError(message) from error
 
 
 def command_line(main: Callable[[], None]) -> NoReturn:
-    """Runs a stage and exits: 0 when it is done, 1 with one message on a ``UserError``.
+    """Runs a command and exits: 0 when it is done, 1 and one message after a ``UserError``.
 
-    An interrupt is 130, as a shell has it.
+    After an interrupt the status is 130, as in a shell.
     """
     try:
         with explaining_the_disk():

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what identifies their content."""
+"""Atomic writing of files, and the hash of a file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; renames it over ``path`` if the block succeeds.
+    """Yields a temporary path to write to, and renames it to ``path`` if the block succeeds.
 
-    The folder is made. If the block raises, what it wrote is removed and ``path`` is untouched.
+    The folder is created. If the block raises, the temporary file is removed and ``path`` stays as
+    it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -29,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the file's name to what the system says of it: of a full disk it says none."""
+    """Adds the name of a file to an ``OSError``, which has none when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -44,9 +45,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def json_text(content: Any) -> str:
+    """Returns indented JSON with its keys in the order given."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON with its keys in the order given, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes the JSON of ``json_text``, atomically."""
+    write_text(path, json_text(content))
 
 
 def sha256(path: Path) -> str:

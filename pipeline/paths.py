@@ -1,4 +1,4 @@
-"""Where the stages of dvc.yaml leave things for each other, relative to the workspace."""
+"""The files that the stages of dvc.yaml leave for each other, relative to the workspace."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import os
 from pathlib import Path
 
 IMAGES = Path("data/images")
+PLANS = Path("data/plan")
 BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
 REPORTS = Path("reports")
-CODE = Path("data/code")
-PLAN = Path("data/plan")
+
+# No name of an experiment begins with "_".
+BACKBONE_PLAN = PLANS / "_backbone.json"
+REPORT_PLAN = PLANS / "_report.json"
 
 WEIGHTS_FILE = BACKBONE / "network.safetensors"
 EMBEDDED_FILE = BACKBONE / "embedded.safetensors"
 BACKBONE_RECORD = BACKBONE / "backbone.json"
 
+FETCH_RECORDS = Path("data/status/_images.json")
+"""{picture: what the last fetch knows of it; ``error`` is why it could not be fetched}."""
+
 
 def picture(name: str) -> Path:
     """Returns the path of a picture, by its name in the catalogue."""
     return IMAGES / f"{name}.png"
+
+
+def plan(experiment: str) -> Path:
+    """Returns the path of an experiment's plan."""
+    return PLANS / f"{experiment}.json"
 
 
 def shared_root() -> Path:
@@ -31,5 +42,5 @@ def shared_root() -> Path:
 
 
 def downloads() -> Path:
-    """Returns the folder that keeps downloaded pictures, outside DVC's outputs."""
+    """Returns the folder that keeps downloaded files, outside DVC's outputs."""
     return shared_root() / "data" / "downloads"

@@ -140,30 +140,47 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_file: Pat
 
 @pytest.fixture(scope="session")
 def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder after ``fetch`` and ``backbone``; its files are many tests'."""
+    """A folder after ``fetch``, ``plan`` and ``backbone``, whose files many tests share."""
     # Not above: the tests of the core run where the packages of these are not installed.
     from pipeline.config.params import read_params
-    from pipeline.stages.backbone import prepare
+    from pipeline.networks.prepare import prepare
     from pipeline.stages.fetch import fetch
+    from pipeline.stages.plan import plan
 
     folder = tmp_path_factory.mktemp("prepared")
     with contextlib.chdir(folder):
         write_params(folder, tiny_params(weights_file))
         params = read_params()
         fetch(params)
+        plan()
         prepare(params.backbone)
     return folder
 
 
 @pytest.fixture
 def prepared(workspace: Path, _prepared_once: Path) -> Path:
-    """The workspace after ``fetch`` and ``backbone``; what they wrote may be replaced only."""
+    """The workspace after ``fetch``, ``plan`` and ``backbone``; replace their files, never edit."""
     shutil.copytree(_prepared_once / "data", workspace / "data", copy_function=os.link)
     return workspace
 
 
 def write_params(folder: Path, params: dict[str, object]) -> None:
+    """Writes params.yaml, and the plans again where there are plans."""
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    if (folder / "data/plan").is_dir():
+        with contextlib.chdir(folder):
+            write_plans_again()
+
+
+def write_plans_again() -> None:
+    """Writes the plans by params.yaml and the pictures as they are now; leaves out what lacks any.
+
+    DVC would fetch and plan before it runs an experiment.
+    """
+    from pipeline.config.params import read_params
+    from pipeline.config.plan import write_plans
+
+    write_plans(read_params(), skip_missing=True)
 
 
 def copy_of_repository(target: Path) -> None:

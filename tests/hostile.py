@@ -118,7 +118,7 @@ class Case(NamedTuple):
     Attributes:
         name: of the test.
         change: takes the parameters, and may write files; its result is not looked at.
-        command: a stage and its arguments, or ``params``, which checks params.yaml.
+        command: a stage and its arguments, or ``check``, which checks params.yaml.
         message: all of it, with "…" for what differs from run to run; empty for legal input.
         size: (width, height) of the legal picture.
         pixel: its colour at the top left.
@@ -178,12 +178,12 @@ def bad_weights(
 
 
 def bad_params(name: str, change: Callable[[dict[str, Any]], object], message: str) -> Case:
-    return Case(name, change, "params", f"params.yaml{message}")
+    return Case(name, change, "check", f"params.yaml{message}")
 
 
 def bad_text(name: str, text: str, message: str) -> Case:
     """A params.yaml that is written like this, whatever it says."""
-    return Case(name, lambda params: params.update(written=text), "params", f"params.yaml{message}")
+    return Case(name, lambda params: params.update(written=text), "check", f"params.yaml{message}")
 
 
 def write(name: str, content: bytes | str) -> None:

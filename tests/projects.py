@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import copy_of_repository, write_params
+import yaml
+from conftest import copy_of_repository
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -25,7 +26,7 @@ class Project:
     def new(cls, folder: Path, params: dict[str, Any]) -> Project:
         project = cls(folder, params)
         copy_of_repository(folder)
-        write_params(folder, params)
+        project.change(lambda _: None)
         project._run("git", "init", "--quiet")
         project.dvc("init", "--quiet")
         return project
@@ -35,8 +36,10 @@ class Project:
         return Project(folder, self.params)
 
     def change(self, change: Change) -> None:
+        """Writes params.yaml after a change; the plans are DVC's to write."""
         change(self.params)
-        write_params(self.folder, self.params)
+        text = yaml.safe_dump(self.params)
+        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
 
     def commit(self) -> None:
         author = "-c", "user.name=tests", "-c", "user.email=tests@localhost"

@@ -1,4 +1,4 @@
-"""The house: imports run down the floors, and dvc.yaml names what each stage is made of."""
+"""Imports run down the layers, and each stage depends on its code, through its plan or directly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
-from pipeline.stages.code import STAGES, modules_of
+
+from pipeline.config.code_hash import imported_modules
+from pipeline.config.plan import BACKBONE_CODE, EXPERIMENT_CODE, REPORT_CODE
 
 PACKAGE = REPOSITORY / "pipeline"
 
@@ -43,17 +45,34 @@ def stages() -> dict[str, dict[str, Any]]:
     return {name: stage.get("do", stage) for name, stage in written.items()}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stage_depends_on_the_record_of_its_code(stage: str) -> None:
-    assert f"data/code/{stage}.json" in stages()[stage]["deps"]
-    assert f"data/code/{stage}.json" in stages()["code"]["outs"]
+def test_stages_after_the_plan_depend_on_their_plan_and_no_settings() -> None:
+    after = {"backbone": "_backbone", "stylize": "${key}", "report": "_report"}
+    for name, plan in after.items():
+        assert f"data/plan/{plan}.json" in stages()[name]["deps"]
+        assert "params" not in stages()[name]
+    assert stages()["stylize"]["deps"] == ["data/plan/${key}.json", "data/backbone"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_record_of_the_code_is_what_python_imports(stage: str) -> None:
-    """Python has the last word on what a stage imports before it runs."""
+def test_fetch_depends_on_the_code_that_it_imports() -> None:
+    files = [
+        file.relative_to(REPOSITORY) for file in imported_modules("pipeline.stages.fetch").values()
+    ]
+    code = [Path(each) for each in stages()["fetch"]["deps"] if each.startswith("pipeline")]
+    assert [file for file in files if not any(file.is_relative_to(each) for each in code)] == []
+    assert [each for each in code if not any(file.is_relative_to(each) for file in files)] == []
+
+
+def test_plan_depends_on_all_code() -> None:
+    assert "pipeline" in stages()["plan"]["deps"]
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline.stages.fetch", BACKBONE_CODE, EXPERIMENT_CODE, REPORT_CODE]
+)
+def test_code_in_a_plan_is_what_python_imports(module: str) -> None:
+    """Python has the last word on what a module imports before it runs."""
     code = (
-        f"import sys, pipeline.stages.{stage};"
+        f"import sys, {module};"
         "print(*(name for name in sys.modules if name.split('.')[0] == 'pipeline'))"
     )
     answer = subprocess.run(
@@ -63,8 +82,8 @@ def test_record_of_the_code_is_what_python_imports(stage: str) -> None:
         text=True,
         check=True,
     )
-    assert set(answer.stdout.split()) <= set(modules_of(stage))
-    assert all(file.is_file() for file in modules_of(stage).values())
+    assert set(answer.stdout.split()) <= set(imported_modules(module))
+    assert all(file.is_file() for file in imported_modules(module).values())
 
 
 def test_stages_are_named_as_their_modules() -> None:
@@ -81,6 +100,7 @@ def test_the_core_runs_without_tracking() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=True)
 
 
-def test_fetching_a_picture_does_not_wait_for_torch() -> None:
-    code = "import sys, pipeline.stages.fetch; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("stage", ["fetch", "plan"])
+def test_stage_does_not_wait_for_torch(stage: str) -> None:
+    code = f"import sys, pipeline.stages.{stage}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -125,7 +125,7 @@ def test_key_of_wandb_is_written_nowhere(
     monkeypatch.setattr(Server, "fault", "" if answers else "never answers")
     if kept_in == "netrc":
         move_key_to_netrc(tmp_path / "netrc", server, monkeypatch)
-    for command in ("params", "fetch first", "backbone", "stylize first", "report"):
+    for command in ("check", "fetch first", "plan", "backbone", "stylize first", "report"):
         assert run(command, monkeypatch) == 0
     wandb.teardown()
     printed = "".join(capfd.readouterr())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pipeline
@@ -14,11 +14,18 @@ DISCOVERED = ("pipeline.losses",)
 """Packages whose modules are found in their folder, not named by an import."""
 
 
-def code_hash(module: str) -> str:
-    """Returns the SHA-256 of a module and of all modules of this package that it imports."""
+def code_hash(module: str, data: Iterable[Path] = ()) -> str:
+    """Returns the SHA-256 of a module, of all modules of this package that it imports, and of data.
+
+    Args:
+        module: for example ``pipeline.stages.report``.
+        data: files that the modules read, such as templates; their paths do not count.
+    """
     digest = hashlib.sha256()
     for name, file in sorted(imported_modules(module).items()):
         digest.update(f"{name}\n".encode() + file.read_bytes())
+    for file in data:
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -1,26 +1,33 @@
-"""The plan: everything that decides the result of a stage, written before the stage runs.
+"""Plans: files that hold everything that decides the result of a stage, written before it runs.
 
-The stage ``plan`` runs after ``fetch`` and writes one file for each experiment. It binds the
-experiment's complete settings, the hashes of its input pictures, and the hash of the code that
-computes it. Later stages read their plan and not params.yaml, so that a run ends with the settings
-it began with, and DVC re-runs a stage when its plan has changed and at no other time.
+The stage ``plan`` runs after ``fetch`` and writes one plan for each experiment: its complete
+settings, the hashes of its pictures, and the hash of the code that computes it. The stages
+``backbone`` and ``report`` have a plan too. They read their plan and not params.yaml, so a run ends
+with the settings that it began with, and DVC re-runs a stage when its plan has changed.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from pipeline import paths
-from pipeline.config.code_hash import code_hash
-from pipeline.config.schema import Experiment, Params
-from pipeline.errors import UserError
+from pipeline.config.code_hash import PACKAGE, code_hash
+from pipeline.config.schema import Experiment, Params, ReportSettings
+from pipeline.errors import UserError, nearest
 from pipeline.files import sha256, write_json
+from pipeline.networks.settings import Backbone
 from pipeline.settings import Section
 
-STYLIZE = "pipeline.experiments.run"
-"""The module whose imports compute an experiment."""
+BACKBONE_CODE = "pipeline.networks.prepare"
+EXPERIMENT_CODE = "pipeline.experiments.run"
+REPORT_CODE = "pipeline.stages.report"
+"""The modules whose imports compute the result of a stage."""
+
+REPORT_TEMPLATES = PACKAGE / "report" / "templates"
 
 
 class InputImage(Section):
@@ -49,3 +56,122 @@ class Plan(Section):
     settings: Experiment
     images: dict[str, InputImage]
     code: str
+
+
+class BackbonePlan(Section):
+    """Everything that decides how the network is prepared, beside the files of its weights."""
+
+    settings: Backbone
+    code: str
+
+
+class ReportPlan(ReportSettings):
+    """Everything that decides the report, beside the results of the experiments."""
+
+    code: str
+
+
+AnyPlan = TypeVar("AnyPlan", Plan, BackbonePlan, ReportPlan)
+
+
+def read_plan(experiment: str) -> Plan:
+    """Returns the plan of an experiment, whose pictures are still those of the plan.
+
+    Raises:
+        UserError: there is no such plan, or a picture is missing or was replaced since.
+    """
+    plan = _read(paths.plan(experiment), Plan)
+    for image in plan.images.values():
+        file = paths.picture(image.name)
+        if not file.is_file() or sha256(file) != image.sha256:
+            raise UserError(
+                f"{file} is not the picture that {paths.plan(experiment)} was written for. "
+                "Run `dvc repro plan`, which fetches the pictures and writes the plans again"
+            )
+    return plan
+
+
+def read_backbone_plan() -> BackbonePlan:
+    """Returns the plan of the stage ``backbone``.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _read(paths.BACKBONE_PLAN, BackbonePlan)
+
+
+def read_report_plan() -> ReportPlan:
+    """Returns the plan of the stage ``report``.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _read(paths.REPORT_PLAN, ReportPlan)
+
+
+def _read(file: Path, model: type[AnyPlan]) -> AnyPlan:
+    if not file.is_file():
+        known = [path.stem for path in paths.PLANS.glob("[!_]*.json")]
+        raise UserError(
+            f"there is no plan {file.stem!r} in {paths.PLANS}{nearest(file.stem, known)} "
+            "Run `dvc repro plan`, which writes the plan of each experiment in params.yaml"
+        )
+    try:
+        return model.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise UserError(
+            f"{file} was written by another version of this project. Run `dvc repro plan`"
+        ) from error
+
+
+def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
+    """Writes the plans of all experiments, of the backbone and of the report; removes all others.
+
+    Args:
+        params: the parameters that the next run follows.
+        skip_missing: after a fetch that failed, write no plan of an experiment whose picture is
+            missing, or is that of an earlier fetch.
+
+    Returns:
+        The names of the experiments that have a plan.
+
+    Raises:
+        UserError: a picture is missing, and ``skip_missing`` is False.
+    """
+    failed = _failed_fetches() if skip_missing else set()
+    images = {
+        file.stem: InputImage(name=file.stem, sha256=sha256(file))
+        for file in paths.IMAGES.glob("*.png")
+        if file.stem not in failed
+    }
+    code = code_hash(EXPERIMENT_CODE)
+    plans: dict[str, Plan] = {}
+    for name, settings in params.experiments.items():
+        missing = [image for image in settings.images.values() if image not in images]
+        if not missing:
+            inputs = {role: images[image] for role, image in settings.images.items()}
+            plans[name] = Plan(experiment=name, settings=settings, images=inputs, code=code)
+        elif not skip_missing:
+            raise UserError(
+                f"the image {missing[0]!r} of {name} was not fetched. Run `dvc repro fetch`"
+            )
+    files: dict[Path, Section] = {paths.plan(name): plan for name, plan in plans.items()}
+    files[paths.BACKBONE_PLAN] = BackbonePlan(
+        settings=params.backbone, code=code_hash(BACKBONE_CODE)
+    )
+    shown = {section: getattr(params, section) for section in ReportSettings.model_fields}
+    files[paths.REPORT_PLAN] = ReportPlan(
+        **shown, code=code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
+    )
+    for file, plan in files.items():
+        write_json(file, plan.model_dump(mode="json"))
+    for file in set(paths.PLANS.glob("*.json")) - set(files):
+        file.unlink()
+    return list(plans)
+
+
+def _failed_fetches() -> set[str]:
+    if not paths.FETCH_RECORDS.is_file():
+        return set()
+    records = json.loads(paths.FETCH_RECORDS.read_text(encoding="utf-8"))
+    return {name for name, record in records.items() if "error" in record}

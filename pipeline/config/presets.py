@@ -1,19 +1,14 @@
-"""Changes that a command makes to params.yaml; no other line of the file changes.
-
-python -m pipeline.config.presets weights /path/to/vgg19.pth
-python -m pipeline.config.presets paper
-"""
+"""Presets: groups of values that ``python -m pipeline preset`` writes into params.yaml."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.params import PARAMS_FILE
-from pipeline.errors import UserError, command_line
+from pipeline.errors import UserError
 from pipeline.files import write_text
 
 Values = Mapping[tuple[str, str], str | int]
@@ -31,11 +26,11 @@ PAPER: Values = {
     ("cast", "style_d"): "the_scream",
     ("cast", "style_f"): "composition_vii",
 }
-"""The paper's network, size and pictures; those it has and the catalogue has not stay ours."""
+"""The network, the size and the pictures of the paper, as far as the catalogue has them."""
 
 
 def vgg19_from(weights: Path) -> Values:
-    """Returns what takes VGG-19 from a file.
+    """Returns the values that make VGG-19, with the weights in a file, the network.
 
     Raises:
         UserError: no such file.
@@ -47,7 +42,7 @@ def vgg19_from(weights: Path) -> Values:
 
 
 def write_values(values: Values, path: Path = PARAMS_FILE) -> None:
-    """Writes values into a file of parameters, atomically. YAML anchors stay.
+    """Replaces values in a file of parameters, atomically; all other text and YAML anchors stay.
 
     Raises:
         UserError: a section has no line for a key.
@@ -58,27 +53,10 @@ def write_values(values: Values, path: Path = PARAMS_FILE) -> None:
         line = (
             rf"^{section}:\n(?:(?: .*)?\n)*?  {key}:(?P<anchor> &\w+)?(?P<old>.*\n(?: {{4,}}.*\n)*)"
         )
-        found = re.search(line, text, re.MULTILINE)
-        if not found:
+        match = re.search(line, text, re.MULTILINE)
+        if not match:
             raise UserError(f"{path} has no line `{key}:` under `{section}:`. Add it")
-        new = value if isinstance(value, int) or value.isidentifier() else _quoted(value)
-        text = f"{text[: found.start('old')]} {new}\n{text[found.end('old') :]}"
+        plain = isinstance(value, int) or value.isidentifier()
+        new = value if plain else json.dumps(value, ensure_ascii=False)
+        text = f"{text[: match.start('old')]} {new}\n{text[match.end('old') :]}"
     write_text(path, text)
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def main() -> None:
-    match sys.argv[1:]:
-        case ["paper"]:
-            write_values(PAPER)
-        case ["weights", path]:
-            write_values(vgg19_from(Path(path)))
-        case other:
-            raise UserError(f"{' '.join(other)!r} is neither `paper` nor `weights PATH`")
-
-
-if __name__ == "__main__":
-    command_line(main)

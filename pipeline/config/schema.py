@@ -1,8 +1,11 @@
-"""The sections of params.yaml as validated models. The file itself explains what each key means."""
+"""The sections of params.yaml as models, which hold the types, ranges and defaults of its keys.
+
+params.yaml explains what each key means.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -10,11 +13,12 @@ from pipeline.errors import UserError
 from pipeline.losses import loss_terms, make_terms
 from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
+from pipeline.networks.settings import Backbone, WeightConvention
 from pipeline.settings import Name, Section, Source, Weight
 
 
 class CataloguedImage(Section):
-    """A picture of the catalogue: where it comes from, and whom to thank."""
+    """A picture of the catalogue: its source, the hash of its file, its author and licence."""
 
     source: Source
     hash: Annotated[
@@ -24,36 +28,8 @@ class CataloguedImage(Section):
     licence: str = "unknown"
 
 
-Convention = Literal["torchvision", "caffe"]
-
-
-class Backbone(Section):
-    """How the network is prepared."""
-
-    architecture: Literal["vgg19", "vgg19-small"] = "vgg19-small"
-    weights: Source = "embedded"
-    convention: Convention = "torchvision"
-    pooling: Literal["avg", "max"] = "avg"
-    rescale: bool = True
-    calibration: Annotated[list[Source], Field(min_length=1)]
-    calibration_size: Annotated[int, Field(ge=64, le=4096)] = 512
-    dead_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
-
-    @model_validator(mode="after")
-    def _named_weights_fit(self) -> Self:
-        owner = {"imagenet": "vgg19", "embedded": "vgg19-small"}.get(self.weights)
-        if owner not in (None, self.architecture):
-            raise ValueError(
-                f"weights {self.weights} are those of {owner}. Set architecture: {owner}, or give "
-                f"{self.architecture} weights of its own"
-            )
-        if self.convention != "torchvision" and (owner or self.architecture == "vgg19-small"):
-            raise ValueError("convention caffe is for a file of VGG-19. Remove it")
-        return self
-
-
 class Lbfgs(Section):
-    """Options of ``lbfgs.LBFGS``; all but ``scaling`` are torch's."""
+    """Options of ``optim.lbfgs.LBFGS``; all but ``scaling`` are those of torch's L-BFGS."""
 
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     history_size: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -65,7 +41,7 @@ class Lbfgs(Section):
 
 
 class EarlyStop(Section):
-    """When a run ends before its budget."""
+    """When a run ends before it has used all its evaluations."""
 
     evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
@@ -114,6 +90,11 @@ class Experiment(Settings):
     style: str
 
     @property
+    def images(self) -> dict[str, str]:
+        """{role: name of the picture in the catalogue}."""
+        return {"content": self.content, "style": self.style}
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """The names of the loss terms that add to the total loss."""
         return tuple(term.name for term in self._active_terms())
@@ -135,7 +116,7 @@ class Experiment(Settings):
 
 
 class Figure(Section):
-    """Experiments that the report shows as one grid. No stage but the report depends on it."""
+    """Experiments that the report shows as one grid. Only the report depends on it."""
 
     title: Annotated[str, Field(min_length=1)]
     caption: str = ""
@@ -145,7 +126,7 @@ class Figure(Section):
     measure: Literal["reconstruction", "trade-off", "starts"] | None = None
 
     @model_validator(mode="after")
-    def _titles_fit(self) -> Self:
+    def _check_titles_fit(self) -> Self:
         widest = max(map(len, self.rows))
         for key, count in (("row_titles", len(self.rows)), ("column_titles", widest)):
             given = len(getattr(self, key))
@@ -162,7 +143,7 @@ class Figure(Section):
 
 
 class Tracking(Section):
-    """Weights & Biases. No stage depends on it: changing it re-runs nothing."""
+    """Options of Weights & Biases. They decide no result, and a change re-runs nothing."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "style-transfer"
@@ -173,7 +154,7 @@ class Tracking(Section):
     finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
 
 
-def _layers_of_the_small_network(layers: dict[str, float]) -> dict[str, float]:
+def _check_distilled_layers(layers: dict[str, float]) -> dict[str, float]:
     try:
         check_layers(layers, ARCHITECTURES["vgg19-small"])
     except UserError as error:
@@ -185,14 +166,14 @@ def _layers_of_the_small_network(layers: dict[str, float]) -> dict[str, float]:
 
 
 class Distillation(Section):
-    """How a small network is taught. No stage that runs by default depends on it."""
+    """How the small network is trained. Only the frozen stage ``distil`` depends on it."""
 
     weights: Source = "imagenet"
-    convention: Convention = "torchvision"
+    convention: WeightConvention = "torchvision"
     precision: Literal["bf16", "float32"] = "bf16"
     pictures: Annotated[list[Source], Field(min_length=1)]
     widths: Annotated[list[Annotated[int, Field(ge=1, le=512)]], Field(min_length=5, max_length=5)]
-    layers: Annotated[LayerWeights, AfterValidator(_layers_of_the_small_network)]
+    layers: Annotated[LayerWeights, AfterValidator(_check_distilled_layers)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     plain_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -205,23 +186,35 @@ class Distillation(Section):
 
 
 class Checkpointing(Section):
-    """How a run is kept while it goes on. No stage depends on it: changing it re-runs nothing."""
+    """How often a running experiment is saved. A change decides no result and re-runs nothing.
+
+    Attributes:
+        every: seconds between two checkpoints.
+    """
 
     every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
 
 
-class Params(Section):
-    """The whole file."""
+class RunOptions(NamedTuple):
+    """The options of a run that do not decide its result, and are therefore not in its plan.
+
+    Attributes:
+        tracking, checkpoints: the sections of that name in params.yaml.
+        group: the group of the run in W&B, the first figure that shows the experiment.
+    """
+
+    tracking: Tracking
+    checkpoints: Checkpointing
+    group: str | None
+
+
+class ReportSettings(Section):
+    """The sections of params.yaml that the report shows."""
 
     images: dict[Name, CataloguedImage]
-    backbone: Backbone
     defaults: Settings
-    cast: dict[str, str] = {}
     experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
     figures: dict[Name, Figure] = {}
-    distillation: Distillation | None = None
-    tracking: Tracking = Tracking()
-    checkpoints: Checkpointing = Checkpointing()
 
     def figure_of(self, experiment: str) -> str | None:
         """Returns the name of the first figure that shows an experiment, or None."""
@@ -229,3 +222,17 @@ class Params(Section):
             (name for name, figure in self.figures.items() if experiment in figure.experiments),
             None,
         )
+
+
+class Params(ReportSettings):
+    """All of params.yaml, each experiment completed from ``defaults``."""
+
+    backbone: Backbone
+    cast: dict[str, str] = {}
+    distillation: Distillation | None = None
+    tracking: Tracking = Tracking()
+    checkpoints: Checkpointing = Checkpointing()
+
+    def run_options(self, experiment: str) -> RunOptions:
+        """Returns the options that decide no result of an experiment."""
+        return RunOptions(self.tracking, self.checkpoints, self.figure_of(experiment))

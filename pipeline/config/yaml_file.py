@@ -1,4 +1,4 @@
-"""A YAML file as a mapping, within bounds: what is too large, too deep or no YAML is named."""
+"""Reads a YAML file whose size, depth and keys are checked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import yaml
 from pipeline.errors import UserError
 
 LARGEST = 2**20
-"""Most bytes of a file, and characters and values of it with its aliases written out."""
+"""The most bytes of a file, and the most characters and values after its aliases are expanded."""
 
 
 def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
-    """Returns the mapping that a file holds; ``sections`` are its keys, for the messages.
+    """Returns the mapping in a file; ``sections`` are its possible keys, for the messages.
 
     Raises:
-        UserError: no such file, larger than ``LARGEST``, not YAML, no mapping, a key twice.
+        UserError: the file does not exist, is larger than ``LARGEST``, is not YAML, is no mapping,
+            or has a key twice.
     """
     try:
         content = yaml.load(_text(path), Loader=_Loader)  # noqa: S506
@@ -46,13 +47,13 @@ def _text(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: a key that stands twice is a mistake. Aliases multiply within bounds.
+    """PyYAML's safe loader, without repeated keys, as DVC reads YAML, and with limits to aliases.
 
-    An alias costs nothing here, but whoever walks through the values meets them all.
+    A few aliases of aliases can stand for billions of values.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
-        if _written_out(node, {}) > LARGEST:
+        if _expanded_size(node, {}) > LARGEST:
             raise UserError(
                 f"its aliases stand for more than {LARGEST:,} characters and values. Write out "
                 "what you need"
@@ -64,7 +65,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, UserError, RecursionError):
             raise
-        except Exception as error:  # !!timestamp and its like bring any out of PyYAML
+        except Exception as error:  # such as a ValueError for a wrong !!timestamp
             line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
             raise UserError(f"the {kind} at line {line} cannot be read. Correct it") from error
 
@@ -80,15 +81,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """Returns how many characters and values a node has, once its aliases are written out."""
+def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns the number of characters and values in a node after its aliases are expanded."""
     if id(node) not in known:
-        known[id(node)] = LARGEST  # for an alias to what it stands in
+        known[id(node)] = LARGEST  # in case of an alias to a node that contains it
         if isinstance(node, yaml.ScalarNode):
             size = len(node.value)
         elif isinstance(node, yaml.MappingNode):
-            size = sum(_written_out(each, known) for pair in node.value for each in pair)
+            size = sum(_expanded_size(each, known) for pair in node.value for each in pair)
         else:
-            size = sum(_written_out(each, known) for each in node.value)
+            size = sum(_expanded_size(each, known) for each in node.value)
         known[id(node)] = size + 1
     return known[id(node)]

@@ -1,1 +1,1 @@
-"""How the embedded network is trained to approximate VGG-19."""
+"""Trains the embedded network: knowledge distillation from VGG-19."""

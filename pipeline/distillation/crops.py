@@ -1,7 +1,7 @@
-"""What a small network is trained on: random crops of pictures, varied beyond what pictures show.
+"""Random training images: crops of pictures, augmented beyond what photographs show.
 
-L-BFGS asks the network about images that no photograph looks like, noise first of all; a network
-that never saw such images is wrong there, and the optimiser goes where it is wrong.
+L-BFGS evaluates a network on images that look like no photograph, white noise first of all. A
+network trained on photographs alone is wrong on them, and the optimiser exploits its errors.
 """
 
 from __future__ import annotations
@@ -15,46 +15,45 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[Any]
+"""A (3, size, size) image of floating point numbers, RGB."""
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.35, 1.3
-"""How far a picture may be reduced or enlarged before it is cropped."""
+"""Range of the factors by which a picture is reduced or enlarged before it is cropped."""
 
 
-class Crops:
-    """Draws (count, 3, size, size) float32 batches, RGB; the same ones for the same seed.
+class CropSampler:
+    """Draws square images of ``size`` pixels at random; the same ones for the same seed.
 
-    Args:
-        pictures: 8-bit RGB, at least one; a small one is enlarged to ``size``.
-        size: edge of a crop, in pixels.
-        seed: any number of integers.
+    ``pictures`` are 8-bit RGB, at least one; small ones are enlarged.
     """
 
     def __init__(self, pictures: Sequence[Image.Image], size: int, seed: Sequence[int]) -> None:
         self.pictures, self.size = pictures, size
         self.random = np.random.default_rng(seed)
 
-    def plain(self, count: int) -> Tensor:
-        """Returns crops at random scales, flipped, transposed, some with their colours permuted.
+    def crops(self, count: int) -> Tensor:
+        """Returns (count, 3, size, size) float32 crops at random scales, RGB in [0, 1].
 
-        RGB in [0, 1].
+        Half of them are mirrored, half are transposed, 15 % have their colour channels permuted.
         """
-        return _batch([self._plain() for _ in range(count)])
+        return _batch([self._crop() for _ in range(count)])
 
-    def varied(self, count: int) -> Tensor:
-        """Returns crops of which half have another contrast, noise, or a second crop mixed in.
+    def augmented_crops(self, count: int) -> Tensor:
+        """Returns (count, 3, size, size) float32 crops, RGB, of which half are altered.
 
-        RGB around [0, 1] and not clamped, as the image is during an optimisation.
+        They get another contrast, Gaussian noise, a second crop blended in, or are replaced by
+        uniform noise. They are not clamped to [0, 1], as the image of an optimisation is not.
         """
-        return _batch([self._varied() for _ in range(count)])
+        return _batch([self._augmented_crop() for _ in range(count)])
 
     def noise(self) -> Pixels:
-        """Returns a (3, size, size) image of uniform noise around mid-grey, of a random level."""
-        level = np.exp(self.random.uniform(np.log(0.05), 0))
+        """Returns an image of uniform noise around mid-grey, of a random level."""
+        level: float = np.exp(self.random.uniform(np.log(0.05), 0))
         uniform = self.random.random((3, self.size, self.size), dtype=np.float32)
-        return _as_float32(0.5 + level * (uniform - 0.5))
+        return 0.5 + level * (uniform - 0.5)
 
-    def _plain(self) -> Pixels:
+    def _crop(self) -> Pixels:
         picture = self.pictures[int(self.random.integers(len(self.pictures)))]
         short = min(picture.size)
         smallest = min(max(SMALLEST_SCALE, self.size / short), LARGEST_SCALE)
@@ -64,39 +63,30 @@ class Crops:
         top = self.random.uniform(0, picture.height - edge)
         box = (left, top, left + edge, top + edge)
         crop = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        pixels: NDArray[Any] = np.asarray(crop, dtype=np.float32).transpose(2, 0, 1) / 255
-        if self._chance(0.5):
+        pixels: Pixels = np.asarray(crop, dtype=np.float32).transpose(2, 0, 1) / 255
+        if self.random.random() < 0.5:
             pixels = pixels[:, :, ::-1]
-        if self._chance(0.5):
+        if self.random.random() < 0.5:
             pixels = pixels.transpose(0, 2, 1)
-        if self._chance(0.15):
+        if self.random.random() < 0.15:
             pixels = pixels[self.random.permutation(3)]
-        return _as_float32(pixels)
+        return pixels
 
-    def _varied(self) -> Pixels:
-        pixels: NDArray[Any] = self._plain()
-        if self._chance(0.2):
+    def _augmented_crop(self) -> Pixels:
+        pixels = self._crop()
+        if self.random.random() < 0.2:
             mean = pixels.mean(axis=(1, 2), keepdims=True)
             contrast, brightness = self.random.uniform(0.3, 1.5), self.random.normal(0, 0.1)
             pixels = (pixels - mean) * contrast + mean + brightness
         kind = self.random.random()
         if kind < 0.3:
             deviation = self.random.uniform(0, 0.25)
-            pixels = pixels + deviation * self.random.standard_normal(pixels.shape)
-        elif kind < 0.4:
+            return pixels + deviation * self.random.standard_normal(pixels.shape)
+        if kind < 0.4:
             share = self.random.random()
-            pixels = share * pixels + (1 - share) * self._plain()
-        elif kind < 0.45:
-            pixels = self.noise()
-        return _as_float32(pixels)
-
-    def _chance(self, probability: float) -> bool:
-        return bool(self.random.random() < probability)
+            return share * pixels + (1 - share) * self._crop()
+        return self.noise() if kind < 0.45 else pixels
 
 
-def _as_float32(pixels: NDArray[Any]) -> Pixels:
-    return np.ascontiguousarray(pixels, dtype=np.float32)
-
-
-def _batch(crops: list[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(crops))
+def _batch(images: list[Pixels]) -> Tensor:
+    return torch.from_numpy(np.stack(images, dtype=np.float32))

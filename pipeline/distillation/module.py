@@ -1,72 +1,67 @@
-"""The LightningModule that teaches a small network VGG-19's activations."""
+"""The LightningModule that trains a small network to predict VGG-19's features."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from pipeline.distillation.lessons import Lesson, Lessons, thinned
 from pipeline.distillation.student import Student
+from pipeline.distillation.training_data import TrainingBatch, TrainingData, subsample
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.vgg import linear_map
 
-if TYPE_CHECKING:
-    from pipeline.config.schema import Distillation
-
 WARM_UP = 0.05
-"""Share of the steps in which the learning rates rise; then they fall along a cosine to 0."""
+"""Fraction of the steps in which the learning rates rise; then they fall along a cosine to 0."""
 LARGEST_GRADIENT = 5.0
-FLAT = 1e-3
-"""Mean variance of filters, in units of the layer, added so that flat samples are not all."""
+VARIANCE_FLOOR = 1e-3
+"""Variance per filter that is added to that of an image, which may be flat; in the layer's unit."""
 
 
-class Teaching(pl.LightningModule):
-    """Fits a student's predictions to a teacher's activations.
+class DistillationModule(pl.LightningModule):
+    """Fits the student's predictions to the teacher's features.
 
-    The loss of a layer is the squared error of a sample over its variance, summed over filters:
-    half of it with every filter as VGG-19 has it, half with every filter divided by its mean
-    activation, since the network is used both ways.
+    The loss of a layer is its fraction of variance unexplained: the squared error over the variance
+    of the teacher's features, both summed over filters. It is 0 for a perfect prediction and 1 for
+    each filter's mean. Style transfer uses the network plain and rescaled, so the loss is the mean
+    of two fractions: for VGG-19's filters as they are, and divided by their mean activations.
 
-    Convolutions and the heads of blocks 3 to 5 are moved by Muon (Jordan et al. 2024), biases and
-    the other heads by AdamW; both learning rates rise and fall together.
+    Muon (Jordan et al. 2024) trains the convolutions and the heads of blocks 3 to 5, AdamW the
+    biases and the other heads; their learning rates follow the same schedule.
 
     Args:
-        student: its parameters are the only ones.
-        lessons: what it learns from.
-        settings: the section ``distillation`` of params.yaml.
+        student: holds all parameters.
+        data: makes the training batches; its teacher follows this module to its device.
     """
 
-    def __init__(self, student: Student, lessons: Lessons, settings: Distillation) -> None:
+    def __init__(self, student: Student, data: TrainingData) -> None:
         super().__init__()
-        self.automatic_optimization = False  # Lightning drives two optimisers only by hand
-        self.student, self.lessons, self.settings = student, lessons, settings
-        self.steps_an_epoch = settings.passes * math.ceil(settings.images / settings.batch_size)
-        self.steps = settings.epochs * self.steps_an_epoch
-        for name, mean in lessons.means.items():
-            rescaling = (lessons.units[name] / mean).square()
-            self.register_buffer(f"rescaling_{name}", rescaling, persistent=False)
+        self.automatic_optimization = False  # Lightning requires it of two optimisers
+        self.student, self.data, self.teacher = student, data, data.teacher
+        settings = self.settings = data.settings
+        self.steps_per_epoch = settings.passes * math.ceil(settings.images / settings.batch_size)
+        self.steps = settings.epochs * self.steps_per_epoch
+        for name, mean in self.teacher.means.items():
+            rescaling = (self.teacher.deviations[name] / mean).square()
+            factors = torch.stack([torch.ones_like(rescaling), rescaling])
+            self.register_buffer(f"factors_{name}", factors, persistent=False)
 
-    def train_dataloader(self) -> Iterable[Lesson]:
-        """Returns what begins the lessons of the current epoch each time it is gone through."""
-        return _Epochs(self)
+    def train_dataloader(self) -> Iterable[TrainingBatch]:
+        """Returns an iterable that makes the batches of the current epoch each time."""
+        return _EpochLoader(self)
 
-    def training_step(self, lesson: Lesson, batch_idx: int) -> None:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> None:
         """Takes one step of both optimisers."""
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
         ):
-            residuals = self.residuals(lesson)
-        loss = torch.stack(
-            [
-                self.settings.layers[name] * (raw + rescaled) / 2
-                for name, (raw, rescaled) in residuals.items()
-            ]
-        ).sum()
+            residuals = self.residuals(batch)
+        weights = self.settings.layers
+        loss = torch.stack([weights[name] * pair.mean() for name, pair in residuals.items()]).sum()
         optimizers: Any = self.optimizers()
         schedules: Any = self.lr_schedulers()
         for optimizer in optimizers:
@@ -76,71 +71,51 @@ class Teaching(pl.LightningModule):
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-        raw = {f"residual_{name}": pair[0].detach() for name, pair in residuals.items()}
-        metrics = {"loss": loss.detach(), **raw}
-        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(lesson.images))
+        metrics = {f"residual_{name}": pair[0].detach() for name, pair in residuals.items()}
+        metrics = {"loss": loss.detach(), **metrics}
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
 
-    def residuals(self, lesson: Lesson) -> dict[str, tuple[Tensor, Tensor]]:
-        """Returns each layer's squared error over its variance: filters as they are, and rescaled.
-
-        0 is a perfect prediction, 1 what predicting each filter's mean would give.
-        """
-        found = {}
-        for name, activations in self.student(lesson.images):
-            target = lesson.targets[name].float()
-            maps = thinned(activations, name, lesson.first)
-            prediction = linear_map(self.student.heads[name], maps).float()
+    def residuals(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """Returns {layer: (2,) fractions of variance unexplained, filters plain and rescaled}."""
+        residuals = {}
+        for name, features in self.student(batch.images):
+            target = batch.targets[name].float()
+            sampled = subsample(features, name, batch.offset)
+            prediction = linear_map(self.student.heads[name], sampled).float()
             errors = (prediction - target).square().mean(dim=(2, 3))
             variances = target.var(dim=(2, 3), unbiased=False)
-            rescaling = self.get_buffer(f"rescaling_{name}")
-            found[name] = (
-                _relative(errors, variances, torch.ones_like(rescaling)),
-                _relative(errors, variances, rescaling),
-            )
-        return found
+            factors = self.get_buffer(f"factors_{name}")
+            unexplained = (errors[:, None] * factors).sum(2)
+            variance = (variances[:, None] * factors).sum(2) + VARIANCE_FLOOR * factors.sum(1)
+            residuals[name] = (unexplained / variance).mean(0)
+        return residuals
 
     def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
-        heads = self.student.heads
-        deep = [head for name, head in heads.items() if LAYERS[name].block >= 3]
-        shallow = [head for name, head in heads.items() if LAYERS[name].block < 3]
-        muon = torch.optim.Muon(
-            [*self.student.convolutions.values(), *deep],
-            lr=self.settings.learning_rate,
-            weight_decay=0.0,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        adam = torch.optim.AdamW(
-            [*self.student.biases.values(), *shallow],
-            lr=self.settings.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
-        )
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate) for optimizer in (muon, adam)
-        ]
-        return [muon, adam], schedules
+        """Returns Muon and AdamW, and their schedules."""
+        by_muon = list(self.student.convolutions.values())
+        by_adamw = list(self.student.biases.values())
+        for name, head in self.student.heads.items():
+            (by_muon if LAYERS[name].block >= 3 else by_adamw).append(head)
+        options: dict[str, Any] = {"lr": self.settings.learning_rate, "weight_decay": 0.0}
+        muon = torch.optim.Muon(by_muon, adjust_lr_fn="match_rms_adamw", **options)
+        adam = torch.optim.AdamW(by_adamw, betas=(0.9, 0.99), **options)
+        schedule = torch.optim.lr_scheduler.LambdaLR
+        return [muon, adam], [schedule(muon, self._rate), schedule(adam, self._rate)]
 
     def _rate(self, step: int) -> float:
+        """Returns the factor of the learning rates at a step."""
         done = (step + 1) / (self.steps + 1)
         if done < WARM_UP:
             return done / WARM_UP
         return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
 
-class _Epochs:
-    def __init__(self, module: Teaching) -> None:
+class _EpochLoader:
+    def __init__(self, module: DistillationModule) -> None:
         self.module = module
 
-    def __iter__(self) -> Iterator[Lesson]:
-        module = self.module
-        module.lessons.teacher.to(module.device)
-        schedules: Any = module.lr_schedulers()
-        # Not current_epoch, which after a resume is still that of the epoch before.
-        number = schedules[0].last_epoch // module.steps_an_epoch
-        return module.lessons.epoch(number, module.student.weights())
-
-
-def _relative(errors: Tensor, variances: Tensor, weights: Tensor) -> Tensor:
-    """Returns the mean over the batch of weighted (B, N) errors over variances, a scalar."""
-    floor = FLAT * weights.sum()
-    return ((errors * weights).sum(1) / ((variances * weights).sum(1) + floor)).mean()
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        schedules: Any = self.module.lr_schedulers()
+        # Not current_epoch, which right after a resume is one too low.
+        number = schedules[0].last_epoch // self.module.steps_per_epoch
+        return self.module.data.epoch(number, self.module.student.weights())

@@ -1,4 +1,4 @@
-"""The small network while it learns: its convolutions and heads as parameters."""
+"""The small network during training: its convolutions and heads as parameters."""
 
 from __future__ import annotations
 
@@ -14,44 +14,42 @@ SMALL_LAYERS = ARCHITECTURES["vgg19-small"]
 
 
 class Student(nn.Module):
-    """Convolutions and heads, He-initialised, every weight a matrix as Muon wants it.
+    """A small VGG with a head for each layer, a linear map that predicts VGG-19's features.
+
+    All weights are stored as matrices, because Muon takes no other shape.
 
     Args:
         widths: channels of the five blocks.
-        units: {layer: standard deviation of VGG-19's activations}: a head predicts in this unit.
-        seed: of the initial weights.
+        deviations: {layer: standard deviation of VGG-19's features}, the unit of its predictions.
+        seed: of the initial weights (He initialisation).
     """
 
-    def __init__(self, widths: Sequence[int], units: Mapping[str, float], seed: int) -> None:
+    def __init__(self, widths: Sequence[int], deviations: Mapping[str, float], seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.units = dict(units)
+        self.deviations = dict(deviations)
         self.convolutions, self.biases = nn.ParameterDict(), nn.ParameterDict()
         self.heads = nn.ParameterDict()
         channels_in = 3
         for name in SMALL_LAYERS:
             width, filters = widths[LAYERS[name].block - 1], LAYERS[name].channels_out
-            deviation = (2 / (9 * channels_in)) ** 0.5
-            self.convolutions[name] = nn.Parameter(
-                torch.randn(width, channels_in * 9, generator=generator) * deviation
-            )
+            kernels = torch.randn(width, channels_in * 9, generator=generator)
+            self.convolutions[name] = nn.Parameter(kernels * (2 / (9 * channels_in)) ** 0.5)
             self.biases[name] = nn.Parameter(torch.zeros(width))
-            self.heads[name] = nn.Parameter(
-                torch.randn(filters, width, generator=generator) / (2 * width**0.5)
-            )
+            head = torch.randn(filters, width, generator=generator)
+            self.heads[name] = nn.Parameter(head / (2 * width**0.5))
             channels_in = width
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 
-    def forward(self, image: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yields each layer's name and (B, C, H', W') activations, without its head."""
-        weights = self._convolutions()
-        channels_last = image.contiguous(memory_format=torch.channels_last)
-        return activations_in_turn(weights, channels_last, "avg")
+    def forward(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yields each layer's name and its (B, C, H', W') features, before the head."""
+        channels_last = images.contiguous(memory_format=torch.channels_last)
+        return activations_in_turn(self._convolutions(), channels_last, "avg")
 
     def weights(self) -> dict[str, Tensor]:
-        """Returns the network as ``small_vgg`` takes it; heads in VGG-19's units."""
-        heads = {f"{name}.head": head * self.units[name] for name, head in self.heads.items()}
+        """Returns the network as ``small_vgg`` takes it; the heads predict VGG-19's features."""
+        heads = {f"{name}.head": head * self.deviations[name] for name, head in self.heads.items()}
         return {name: tensor.detach() for name, tensor in (self._convolutions() | heads).items()}
 
     def _convolutions(self) -> dict[str, Tensor]:

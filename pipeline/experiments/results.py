@@ -1,4 +1,4 @@
-"""What a report knows of an experiment: what was asked for, and what its run left, if it ran."""
+"""Results of experiments: reads the folder of a finished run and checks that it is current."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.config.schema import Params
+from pipeline.config.schema import Experiment, ReportSettings, Settings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
-from pipeline.records.status import Whereabouts, read_failure, read_run
+from pipeline.records.status import RunLocation, read_failure, read_run
+
+OUTPUTS = ["image.png", "intermediates", "history.csv"]
+OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
+"""What a finished run leaves in ``data/experiments/NAME``."""
+WEIGHTED = "_weighted"
+"""Ends the columns of the history with the weighted parts of loss terms."""
+_NETWORKS = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
 
 
 @dataclass(frozen=True)
@@ -21,12 +29,13 @@ class Results:
     """The outputs of a finished run.
 
     Attributes:
-        metrics, provenance: as in their files.
-        history: {column of history.csv: its values}, of the main stage.
-        notes: what was out of the ordinary in the run, a sentence each.
-        image: the picture.
-        intermediates: {evaluation: the picture as it was}.
-        run: where W&B has it.
+        metrics, provenance: the content of the files of that name.
+        history: {column of ``history.csv``: its values} of the main phase. Earlier phases use
+            another network or size, so their losses are not comparable.
+        notes: sentences about anything unusual in the run.
+        image: path of the result.
+        intermediates: {evaluation: path of the image at that evaluation}.
+        run: where W&B has the run.
     """
 
     metrics: dict[str, float]
@@ -35,137 +44,136 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
-    run: Whereabouts
+    run: RunLocation
+
+    @property
+    def parts(self) -> list[str]:
+        """The columns of the history with parts of loss terms, such as ``style_conv1_1``."""
+        return [c.removesuffix(WEIGHTED) for c in self.history if c.endswith(WEIGHTED)]
+
+    @property
+    def terms(self) -> list[str]:
+        """The columns of the history with the total loss and the loss terms, all weighted."""
+        columns = list(self.history)
+        losses = columns[columns.index("iteration") + 1 : columns.index("gradient_norm")]
+        return [c for c in losses if c not in self.parts and not c.endswith(WEIGHTED)]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One experiment of params.yaml.
+class ExperimentRecord:
+    """One experiment with its results, if it has any.
 
     Attributes:
         name: of the experiment.
-        settings: all of them, content and style first, plain values.
-        changed: keys whose value is not that of ``defaults``.
-        roles: content, style, or both: the pictures that its losses or its start come from.
-        results: of its run, None without one.
-        reason: why there are no results.
+        settings: all of them as plain values, the names of its pictures first.
+        changed: keys whose value differs from ``defaults``.
+        images: {role, such as ``content``: name of the picture} of those that its losses or its
+            start use.
+        results: None if there are none of the current plan and network.
+        reason: why there are no results, and how to compute them.
     """
 
     name: str
     settings: dict[str, Any]
     changed: frozenset[str]
-    roles: tuple[str, ...]
+    images: dict[str, str]
     results: Results | None
     reason: str = ""
 
     @property
     def finished(self) -> Results:
-        """The results of a cell that has some."""
+        """The results of an experiment that is known to have some."""
         assert self.results is not None, f"{self.name} has no results"
         return self.results
 
 
-def read_cells(params: Params) -> dict[str, Cell]:
-    """Returns the cell of every experiment.
+def has_current_results(name: str) -> bool:
+    """Returns whether an experiment has all its results, of its current plan and network.
 
-    Results of other settings, pictures or weights than are here now count as none: they would be
-    shown under a false name.
+    Results of other settings, pictures, code or weights would be shown under a wrong name.
     """
-    files = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
-    weights = {role: sha256(file) for role, file in files.items() if file.is_file()}
-    return {name: _read_cell(name, params, weights) for name in params.experiments}
-
-
-def _read_cell(name: str, params: Params, weights: dict[str, str]) -> Cell:
-    experiment = params.experiments[name]
-    dumped = _plain(experiment.model_dump())
-    defaults = _plain(params.defaults.model_dump())
-    settings = {"content": experiment.content, "style": experiment.style, **dumped}
-    changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
-    roles = tuple(
-        role for role in ("content", "style") if role in (*experiment.image_roles, experiment.init)
+    folder, plan = paths.EXPERIMENTS / name, paths.plan(name)
+    if not plan.is_file() or not all((folder / output).exists() for output in OUTPUTS):
+        return False
+    provenance = json.loads((folder / "provenance.json").read_bytes())
+    return provenance.get("plan") == sha256(plan) and all(
+        provenance["inputs"].get(role) in (None, _sha256_of_version(file, file.stat().st_mtime_ns))
+        for role, file in _NETWORKS.items()
+        if file.is_file()
     )
-    remedy = f"To run it: dvc repro stylize@{name}"
-    try:
-        results = _read_results(name)
-    except FileNotFoundError:
-        failure = read_failure(name)
-        reason = f"When last run: {failure}" if failure else "Not run yet."
-        return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
-    if results.provenance["settings"] != dumped or not _same_inputs(settings, results, weights):
-        reason = "Made with other settings, pictures or weights than are here now."
-        return Cell(name, settings, changed, roles, None, f"{reason} {remedy}")
-    return Cell(name, settings, changed, roles, results)
 
 
-def _same_inputs(settings: dict[str, Any], results: Results, weights: dict[str, str]) -> bool:
-    now = dict(weights)
-    for role in ("content", "style"):
-        file = paths.picture(settings[role])
-        if file.is_file():
-            now[role] = sha256(file)
-    return all(now.get(key, then) == then for key, then in results.provenance["inputs"].items())
+@lru_cache
+def _sha256_of_version(file: Path, modified_ns: int) -> str:  # noqa: ARG001
+    """Returns the hash of a file, which is read again only after a change."""
+    return sha256(file)
 
 
-def variations(cells: Sequence[Cell]) -> dict[str, dict[str, str]]:
-    """Returns {experiment: {setting: its value as text}} for what is not the same in all cells."""
-    keys = list(cells[0].settings) if cells else []
-    varied = [key for key in keys if any(c.settings[key] != cells[0].settings[key] for c in cells)]
-    return {cell.name: {key: as_text(cell.settings[key]) for key in varied} for cell in cells}
+def read_records(plan: ReportSettings) -> dict[str, ExperimentRecord]:
+    """Returns {experiment: its settings and results}."""
+    return {
+        name: _read_record(name, experiment, plan.defaults)
+        for name, experiment in plan.experiments.items()
+    }
 
 
-def as_text(value: Any) -> str:
-    """Returns a setting as a reader wants it: layers that share a weight of 1 by their names."""
+def differing_settings(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, str]]:
+    """Returns {experiment: {setting: its value as text}} of the settings that are not all equal."""
+    first = records[0].settings
+    differing = [key for key in first if any(r.settings[key] != first[key] for r in records)]
+    return {r.name: {key: setting_text(r.settings[key]) for key in differing} for r in records}
+
+
+def setting_text(value: Any) -> str:
+    """Returns a setting as text; layers whose equal weights add up to 1 are listed by name."""
     if isinstance(value, Mapping):
         if value and set(value) <= set(LAYERS) and set(value.values()) == {1 / len(value)}:
             return ", ".join(value)
-        return ", ".join(f"{key} {as_text(inner)}" for key, inner in value.items()) or "none"
+        return ", ".join(f"{key} {setting_text(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(as_text, value)) or "none"
+        return ", ".join(map(setting_text, value)) or "none"
     if isinstance(value, float):
         return f"{value:.12g}"
     return "none" if value is None else str(value)
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+def _read_record(name: str, experiment: Experiment, defaults: Settings) -> ExperimentRecord:
+    default_values = defaults.model_dump(mode="json")
+    settings = experiment.images | experiment.model_dump(mode="json")
+    changed = frozenset(key for key, value in settings.items() if value != default_values.get(key))
+    used = *experiment.image_roles, experiment.init
+    images = {role: image for role, image in experiment.images.items() if role in used}
+    if has_current_results(name):
+        return ExperimentRecord(name, settings, changed, images, _read_results(name))
+    if failure := read_failure(name):
+        reason = f"The latest run failed: {failure}"
+    elif (paths.EXPERIMENTS / name / "image.png").is_file():
+        reason = "Its results were made with other settings, pictures, code or weights than now."
+    else:
+        reason = "It has not been run yet."
+    remedy = f"To compute it: dvc repro stylize@{name}"
+    return ExperimentRecord(name, settings, changed, images, None, f"{reason} {remedy}")
 
 
 def _read_results(name: str) -> Results:
     folder = paths.EXPERIMENTS / name
-    image = folder / "image.png"
-    if not image.is_file():
-        raise FileNotFoundError(image)
-    return Results(
-        metrics=_read_json(folder / "metrics.json"),
-        provenance=_read_json(folder / "provenance.json"),
-        history=_read_history(folder / "history.csv"),
-        notes=_read_notes(folder / "status.json"),
-        image=image,
-        intermediates={
-            int(file.stem): file for file in sorted((folder / "intermediates").glob("*.png"))
-        },
-        run=read_run(image),
+    metrics, provenance, status = (
+        json.loads((folder / f"{file}.json").read_bytes())
+        for file in ("metrics", "provenance", "status")
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _read_notes(path: Path) -> list[str]:
-    """Returns what a run's status has to say, nothing of one that simply used its budget."""
-    status = _read_json(path)
-    notes: list[str] = status["notes"]
+    with (folder / "history.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("stage") == "main"]
+    notes = list(status["notes"])
     if status["kind"] != "budget":
         notes.append(f"Ended by {status['kind']}: {status['reason']}")
-    return notes
-
-
-def _read_history(path: Path) -> dict[str, list[float]]:
-    """Returns the columns of the main stage: those before are another network's, or size's."""
-    with path.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.pop("stage") == "main"]
-    return {column: [float(row[column]) for row in rows] for column in rows[0]}
+    intermediates = sorted((folder / "intermediates").glob("*.png"))
+    image = folder / "image.png"
+    return Results(
+        metrics=metrics,
+        provenance=provenance,
+        history={column: [float(row[column]) for row in rows] for column in rows[0]},
+        notes=notes,
+        image=image,
+        intermediates={int(file.stem): file for file in intermediates},
+        run=read_run(image),
+    )

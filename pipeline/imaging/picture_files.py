@@ -1,4 +1,4 @@
-"""Picture files: any that Pillow reads in, as upright 8-bit sRGB; PNG out.
+"""Reads picture files as upright 8-bit sRGB, and writes PNG.
 
 The sizes in this module are Pillow's, (width, height); everywhere else they are (H, W).
 """
@@ -17,17 +17,17 @@ from pipeline.errors import UserError
 from pipeline.files import replacing
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
-"""Pillow's names of what is read. It knows more, one of which runs another program (EPS)."""
+"""Formats that are read, by Pillow's names. Some others are unsafe: EPS runs another program."""
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_MULTI_PICTURE_PHOTOGRAPH = "MPO"
+_MODES_OF_ICC_PROFILES = ("L", "RGB", "CMYK", "YCbCr", "LAB")
 
 
 def read_picture(path: Path) -> Image.Image:
     """Returns the picture in a file: mode RGB, upright, in sRGB, transparency on white.
 
     EXIF orientation is applied, an embedded ICC profile is converted to sRGB (a broken one is
-    ignored with a warning), alpha is composited on white, 16 bits are reduced to 8; greyscale,
+    ignored with a warning), alpha is composited on white, 16 bits are reduced to 8. Greyscale,
     palette and CMYK pictures are accepted.
 
     Raises:
@@ -35,7 +35,7 @@ def read_picture(path: Path) -> Image.Image:
             than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million (a decompression bomb).
     """
     try:
-        picture = _to_srgb(_upright(path), path)
+        picture = _to_srgb(_read_upright(path), path)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise UserError(
@@ -44,43 +44,36 @@ def read_picture(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            start = file.read(24)
+        content = f"it starts with {start!r}" if start else "it is empty"
         raise UserError(
-            f"{path} is not a picture: {_beginning(path)}. "
+            f"{path} is not a picture: {content}. "
             f"Give a file in one of the formats {', '.join(FORMATS)}"
         ) from error
     except UserError:
         raise
-    except Exception as error:  # bytes made to harm bring any out of Pillow's parsers
+    except Exception as error:  # Pillow's parsers raise anything when the bytes are malicious
         reason = str(error) or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a picture, or is cut short: {reason}. Get it anew"
         ) from error
-    picture.info.clear()  # or Pillow would save the profile again, and its date
+    picture.info.clear()  # Pillow would save the profile again, and the date
     return picture
 
 
-def _upright(path: Path) -> Image.Image:
+def _read_upright(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        # Of damage that leaves a picture to read, such as broken EXIF, nothing needs saying.
+        # Pillow warns of harmless damage too, such as broken EXIF.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Not Image.open(path), which leaves a file open that it cannot read.
+        # Image.open(path) would not close a file that it cannot read.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
-            _refuse_animation(path, picture)
+            # MPO is a JPEG photograph with further views. n_frames would read the whole file.
+            if getattr(picture, "is_animated", False) and picture.format != "MPO":
+                raise UserError(f"{path} has several frames; one is needed. Save the one you want")
             picture.load()
             return ImageOps.exif_transpose(picture)
-
-
-def _beginning(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
-    return f"it starts with {start!r}" if start else "it is empty"
-
-
-def _refuse_animation(path: Path, picture: Image.Image) -> None:
-    # Not n_frames, which reads the file to its end to count them.
-    if getattr(picture, "is_animated", False) and picture.format != _MULTI_PICTURE_PHOTOGRAPH:
-        raise UserError(f"{path} has several frames; one is needed. Save the one you want")
 
 
 def _to_srgb(picture: Image.Image, path: Path) -> Image.Image:
@@ -92,27 +85,20 @@ def _to_srgb(picture: Image.Image, path: Path) -> Image.Image:
         picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     profile = picture.info.get("icc_profile")
-    colours = _without_alpha(picture)
+    if picture.mode not in _MODES_OF_ICC_PROFILES:
+        picture = picture.convert("L" if picture.mode in ("LA", "La", "1") else "RGB")
     if profile:
-        colours = _converted_to_srgb(colours, profile, path)
-    colours = colours.convert("RGB")
-    if alpha is not None:
-        white = Image.new("RGB", colours.size, "white")
-        colours = Image.composite(colours, white, alpha)
-    return colours
-
-
-def _without_alpha(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("L", "RGB", "CMYK", "YCbCr", "LAB"):
+        picture = _converted_to_srgb(picture, profile, path)
+    picture = picture.convert("RGB")
+    if alpha is None:
         return picture
-    return picture.convert("L" if picture.mode in ("LA", "La", "1") else "RGB")
+    return Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
 
 
 def _converted_to_srgb(picture: Image.Image, profile: bytes, path: Path) -> Image.Image:
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
         warnings.warn(f"{path}: its ICC profile is ignored ({error})", stacklevel=2)
         return picture
@@ -121,19 +107,19 @@ def _converted_to_srgb(picture: Image.Image, profile: bytes, path: Path) -> Imag
 
 def _reduced_to_eight_bits(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture).clip(0, 65535).astype(np.uint32)
-    values *= 255  # in place: a picture may have 89 million of them
+    values *= 255  # in place, because a picture may have 89 million values
     values += 32767
     values //= 65535
     return Image.fromarray(values.astype(np.uint8))
 
 
 def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes a PNG with ``text`` as its text chunks, atomically; the same input, the same bytes."""
+    """Writes a PNG with ``text`` as text chunks, atomically; equal input gives equal bytes."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_itxt(key, value)
     with replacing(path) as temporary:
-        # A higher level takes twice as long, and such pictures are as large then.
+        # A higher level takes twice as long and makes files of such pictures no smaller.
         picture.save(temporary, format="PNG", pnginfo=chunks, compress_level=1)
 
 

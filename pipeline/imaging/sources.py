@@ -1,6 +1,7 @@
-"""Where a picture comes from: an address, a file inside an installed package, a local path.
+"""Sources of pictures and weights: a URL, a file inside an installed package, or a local path.
 
-The bytes behind a source are never trusted: whoever pins a hash has it checked here.
+What a source delivers is not trusted: size and duration of a download are limited, and a known hash
+is checked.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from pipeline.errors import UserError
 
 USER_AGENT = f"style-transfer-pipeline/{__version__} (reproduction of Gatys et al. 2016)"
 TIMEOUT_S = 30.0
-"""How long a server may be silent."""
+"""How long a server may send nothing."""
 RETRIES = 2
 
 
 class Limit(NamedTuple):
-    """What one download may bring, in bytes, and take, in seconds with all its attempts."""
+    """The most bytes that a download may have, and the most seconds that all its attempts take."""
 
     size: int
     duration: float
@@ -45,19 +46,38 @@ _CHUNK = 64 * 2**10
 _PACKAGE = "package:"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
+_CHANGED = (
+    "has another content than {known_hash}: {error} If the new content is what you want, write its "
+    "hash into params.yaml"
+)
+_DOWNLOAD_ERRORS: dict[type[Exception], str] = {
+    requests.HTTPError: "answered {error.response.status_code}. Correct the source, or try later",
+    requests.Timeout: "was silent for {timeout:g} s. Try later, or give a local path as source",
+    requests.exceptions.InvalidURL: "is no address: {error}. Correct the source",
+    requests.exceptions.InvalidSchema: (
+        "leads to an address that is neither https:// nor http:// ({error}). Correct the source"
+    ),
+    OSError: (
+        "could not be downloaded ({error}). Check the connection, or give a local path as source"
+    ),
+    ValueError: _CHANGED,  # pooch raises it
+}
+"""{exception of a download: message after the source}; the first that fits counts."""
+
 
 def locate(source: str, known_hash: str | None, downloads: Path, limit: Limit = PICTURE) -> Path:
-    """Returns the path of the file that a source stands for, downloaded first where it must be.
+    """Returns the path of the file at a source, after its download if it is a URL.
 
     Args:
         source: ``https://…`` or ``http://…``, ``package:NAME/PATH`` for a file inside an installed
             Python package, or a path: absolute, from ``~``, or relative to the repository.
         known_hash: ``sha256:…`` or ``md5:…`` of the file, or None for no check.
-        downloads: folder that keeps what was downloaded, so that nothing is fetched twice.
+        downloads: folder that keeps downloaded files, so that each is downloaded once.
         limit: of a download.
 
     Raises:
-        UserError: nothing there, no answer in time, too much, or another hash than the known one.
+        UserError: there is no such file, the download failed or exceeded its limit, or the file has
+            another hash.
     """
     if scheme := _SCHEME.match(source):
         if scheme[1].lower() not in ("http", "https"):
@@ -68,21 +88,20 @@ def locate(source: str, known_hash: str | None, downloads: Path, limit: Limit = 
         return _download(source, known_hash, downloads, limit)
     try:
         path = _in_package(source) if source.startswith(_PACKAGE) else _local(source)
-        found = path.is_file()
-        if found:
+        if is_file := path.is_file():
             _check_hash(path, source, known_hash)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(f"{source} cannot be read: {reason}. Correct the source") from error
-    if not found and path.is_dir():
+    if is_file:
+        return path
+    if path.is_dir():
         raise UserError(f"{source}: {path} is a folder. Name a file in it")
-    if not found:
-        raise UserError(f"{source}: there is no file {path}. Correct the source")
-    return path
+    raise UserError(f"{source}: there is no file {path}. Correct the source")
 
 
 def forget_download(path: Path, downloads: Path) -> None:
-    """Removes a downloaded file that turned out to be no picture; leaves any other file alone."""
+    """Removes a file that is no picture if it was downloaded, so that it is downloaded again."""
     if path.resolve().parent == downloads.resolve():
         path.unlink(missing_ok=True)
 
@@ -117,10 +136,8 @@ def _check_hash(path: Path, source: str, known_hash: str | None) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, algorithm).hexdigest()
     if actual != expected.lower():
-        raise UserError(
-            f"{source} has another content than {known_hash}: it is {algorithm}:{actual}. "
-            "If the new content is what you want, write its hash into params.yaml"
-        )
+        error = f"it is {algorithm}:{actual}."
+        raise UserError(f"{source} {_CHANGED.format(known_hash=known_hash, error=error)}")
 
 
 def _download(source: str, known_hash: str | None, downloads: Path, limit: Limit) -> Path:
@@ -137,32 +154,12 @@ def _download(source: str, known_hash: str | None, downloads: Path, limit: Limit
         _transfer(url, Path(target), limit.size)
 
     try:
-        with _at_most(limit.duration, source):
+        with _time_limit(limit.duration, source):
             return Path(store.fetch(name, downloader=transfer))
-    except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else "an error"
-        raise UserError(f"{source} answered {status}. Correct the source, or try later") from error
-    except requests.Timeout as error:
-        raise UserError(
-            f"{source} was silent for {TIMEOUT_S:g} s. Try later, or give a local path as source"
-        ) from error
-    except requests.exceptions.InvalidSchema as error:
-        raise UserError(
-            f"{source} leads to an address that is neither https:// nor http:// ({error}). "
-            "Correct the source"
-        ) from error
-    except (requests.RequestException, OSError) as error:
-        raise UserError(
-            f"{source} could not be downloaded ({error}). "
-            "Check the connection, or give a local path as source"
-        ) from error
-    except ValueError as error:
-        if known_hash is None:
-            raise UserError(f"{source} is no address: {error}. Correct the source") from error
-        raise UserError(
-            f"{source} has another content than {known_hash}: {error} "
-            "If the new content is what you want, write its hash into params.yaml"
-        ) from error
+    except (OSError, ValueError) as error:  # requests' are OSErrors
+        message = next(text for kind, text in _DOWNLOAD_ERRORS.items() if isinstance(error, kind))
+        values = {"known_hash": known_hash, "timeout": TIMEOUT_S, "error": error}
+        raise UserError(f"{source} {message.format(**values)}") from error
 
 
 def _suffix(source: str) -> str:
@@ -172,8 +169,8 @@ def _suffix(source: str) -> str:
         raise UserError(f"{source} is no address: {error}. Correct the source") from error
 
 
-def _transfer(address: str, target: Path, most: int) -> None:
-    """Writes what an address answers, of which ``most`` bytes are taken."""
+def _transfer(address: str, target: Path, largest: int) -> None:
+    """Downloads at most ``largest`` bytes into a file."""
     headers = {"User-Agent": USER_AGENT}
     with (
         requests.get(address, stream=True, timeout=TIMEOUT_S, headers=headers) as answer,
@@ -185,20 +182,20 @@ def _transfer(address: str, target: Path, most: int) -> None:
         for chunk in answer.iter_content(_CHUNK):
             progress.update(len(chunk))
             received += len(chunk)
-            if received > most:
+            if received > largest:
                 raise UserError(
-                    f"{address} sends more than {most / 2**20:g} MiB, the most that is taken. "
+                    f"{address} sends more than {largest / 2**20:g} MiB, the most that is taken. "
                     "Download it yourself, and give its path as source"
                 )
             file.write(chunk)
 
 
 @contextmanager
-def _at_most(seconds: float, source: str) -> Iterator[None]:
-    """Ends the block with a ``UserError`` when its time is over, whatever it waits for.
+def _time_limit(seconds: float, source: str) -> Iterator[None]:
+    """Ends the block with a ``UserError`` after a time, whatever it waits for.
 
-    A server that sends a byte now and then never runs into a socket's time-out, in its headers
-    least of all; so an alarm it is, in the main thread, which is where stages run.
+    A server that sends a byte now and then never exceeds the time-out of a socket, least of all in
+    its headers. An alarm ends this too; it needs the main thread, in which stages run.
     """
 
     def end(_: int, __: FrameType | None) -> None:

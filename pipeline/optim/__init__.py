@@ -1,1 +1,1 @@
-"""L-BFGS."""
+"""L-BFGS for one large tensor: the optimizer, its history, and its inverse Hessian."""

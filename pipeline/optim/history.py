@@ -1,4 +1,4 @@
-"""The large part of L-BFGS: its history as the rows of one matrix, and what is done with them."""
+"""The history of L-BFGS: steps, gradient differences and the gradient as rows of one matrix."""
 
 from __future__ import annotations
 
@@ -8,108 +8,106 @@ from torch import Tensor
 from pipeline.runtime.summation import total
 
 BLOCKS = 8
-"""Parts of the values, by which a CPU's threads share a sum of rows."""
+"""Parts of the values among which the threads of a CPU divide a sum of rows."""
 
 
-class Basis:
-    """Steps s, differences y of gradients, and the gradient, of each member.
+class History:
+    """The vectors of L-BFGS, each as long as the parameter has values (n).
+
+    ==================================  ==============================  =======================
+    rows                                symbol                          meaning
+    ==================================  ==============================  =======================
+    ``rows[i]``, i < slots              sᵢ = xᵢ₊₁ − xᵢ                  the step of slot i
+    ``rows[slots + i]``                 yᵢ = gᵢ₊₁ − gᵢ                  the gradient difference
+    ``rows[-1]``                        g                               the latest gradient
+    ==================================  ==============================  =======================
 
     Args:
-        rows: (members, 2 · places + 1, values): a step for each place, then a difference for each,
-            then the gradient. Is changed.
-        spare: (members,), each one's place for the step being taken and for its difference.
+        rows: (2 · slots + 1, n); changed in place.
+        slot: (1,) int64, the slot of the pair whose step is taken next; changed by
+            ``InverseHessian.add_pair``.
     """
 
-    def __init__(self, rows: Tensor, spare: Tensor) -> None:
-        self.rows, self.spare = rows, spare
-        self.places = rows.shape[1] // 2
+    def __init__(self, rows: Tensor, slot: Tensor) -> None:
+        self.rows, self.slot = rows, slot
+        self.slots = len(rows) // 2
 
     @property
     def gradient(self) -> Tensor:
-        """The latest received, (members, values)."""
-        return self.rows[:, -1]
+        """The latest gradient g, (n,)."""
+        return self.rows[-1]
 
-    def receive(self, gradient: Tensor) -> None:
-        """Takes a gradient in, and what it differs by from the one before."""
-        for place, new, rows in zip(self.spare.tolist(), gradient, self.rows, strict=True):
-            torch.sub(new, rows[-1], out=rows[self.places + place])
-        self.gradient.copy_(gradient)
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Stores the new gradient (n,), and y, its difference from the one before."""
+        torch.sub(gradient, self.rows[-1], out=self.rows[self.slots + int(self.slot)])
+        self.rows[-1].copy_(gradient)
 
     def products(self) -> tuple[Tensor, Tensor]:
-        """Returns the products of all rows with the newest difference and with the gradient."""
-        found = []
-        for place, rows in zip(self.spare.tolist(), self.rows, strict=True):
-            # A slice is both rows, where a list of them would be a copy.
-            found.append(rows @ rows[self.places + place :: self.places - place].T)
-        with_difference, with_gradient = torch.stack(found).unbind(2)
-        return with_difference, with_gradient
+        """Returns the dot products of all rows with the newest y and with g, each (rows,)."""
+        slot = int(self.slot)
+        # The slice holds exactly y and g. A list of the two rows would copy them.
+        found = self.rows @ self.rows[self.slots + slot :: self.slots - slot].T
+        with_y, with_g = found.unbind(1)
+        return with_y, with_g
 
-    def along(self, coefficients: Tensor) -> Tensor:
-        """Returns the sum of each member's rows, each so many times, (members, values)."""
-        sums = self.rows.new_empty(self.gradient.shape)
-        whole = sums.shape[1] // BLOCKS * BLOCKS
-        for rows, each, out in zip(self.rows, coefficients.to(sums), sums, strict=True):
-            # A product of a matrix and a vector would be one thread's.
-            blocks = rows[:, :whole].unflatten(1, (BLOCKS, whole // BLOCKS)).transpose(0, 1)
-            in_blocks = out[:whole].view(BLOCKS, 1, -1)
-            torch.bmm(each.expand(BLOCKS, 1, -1), blocks, out=in_blocks)
-            torch.mv(rows[:, whole:].T, each, out=out[whole:])
-        return sums
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """Returns the sum of all rows, each times its coefficient, (n,)."""
+        coefficients = coefficients.to(self.rows)
+        combination = self.rows.new_empty(self.rows.shape[1])
+        whole = len(combination) // BLOCKS * BLOCKS
+        # A CPU computes a product of a matrix and a vector in one thread, but a batch in several.
+        blocks = self.rows[:, :whole].view(len(self.rows), BLOCKS, whole // BLOCKS).transpose(0, 1)
+        out = combination[:whole].view(BLOCKS, 1, -1)
+        torch.bmm(coefficients.expand(BLOCKS, 1, -1), blocks, out=out)
+        torch.mv(self.rows[:, whole:].T, coefficients, out=combination[whole:])
+        return combination
 
-    def norms(self, vectors: Tensor) -> Tensor:
-        """Returns the L1 norm of each of (members, values)."""
-        return torch.stack([total(vector.abs()) for vector in vectors])
+    def norm(self, vector: Tensor) -> Tensor:
+        """Returns the L1 norm of a vector (n,), a scalar."""
+        return total(vector.abs())
 
-    def move(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        """Moves (members, values) so far in a direction, and remembers the step."""
-        moved = zip(self.spare.tolist(), self.rows, values, direction, length, strict=True)
-        for place, rows, value, each, far in moved:
-            value.add_(torch.mul(each, far, out=rows[place]))
+    def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
+        """Adds ``length`` times the direction to the values (n,), and stores it as the step s."""
+        values.add_(torch.mul(direction, length, out=self.rows[int(self.slot)]))
 
 
-class UnaskedBasis(Basis):
-    """The same, for a GPU that nothing is asked of: which place is the spare one Python never sees.
+class GpuHistory(History):
+    """The same without a read of the slot by Python, for which a GPU would have to be waited for.
 
-    All but ``receive`` can be recorded.
+    Everything but ``add_gradient`` can be captured in a CUDA graph.
     """
 
-    def __init__(self, rows: Tensor, spare: Tensor) -> None:
-        super().__init__(rows, spare)
+    def __init__(self, rows: Tensor, slot: Tensor) -> None:
+        super().__init__(rows, slot)
         self.difference = torch.zeros_like(self.gradient)
-        self.begins = torch.arange(len(rows), device=rows.device) * rows.shape[1]
 
-    def receive(self, gradient: Tensor) -> None:
+    def add_gradient(self, gradient: Tensor) -> None:
         torch.sub(gradient, self.gradient, out=self.difference)
         self.gradient.copy_(gradient)
 
     def products(self) -> tuple[Tensor, Tensor]:
-        self._write(self.places, self.difference)
-        # One after the other: both at once take up to three times as long.
-        return self._products(self.difference), self._products(self.gradient)
+        self._write(self.slots, self.difference)
+        # One product with both vectors takes up to three times as long as two products.
+        return torch.mv(self.rows, self.difference), torch.mv(self.rows, self.gradient)
 
-    def along(self, coefficients: Tensor) -> Tensor:
-        found = zip(self.rows, coefficients.to(self.rows), strict=True)
-        return torch.stack([torch.mv(rows.T, each) for rows, each in found])
+    def combine(self, coefficients: Tensor) -> Tensor:
+        return torch.mv(self.rows.T, coefficients.to(self.rows))
 
-    def norms(self, vectors: Tensor) -> Tensor:
-        norms: Tensor = torch.linalg.vector_norm(vectors, 1, dim=1)
-        return norms
+    def norm(self, vector: Tensor) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(vector, 1)
+        return norm
 
-    def move(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        step = direction.mul_(length[:, None])
+    def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
+        step = direction.mul_(length)
         self._write(0, step)
         values.add_(step)
 
-    def _products(self, vectors: Tensor) -> Tensor:
-        pairs = zip(self.rows, vectors, strict=True)
-        return torch.stack([torch.mv(rows, vector) for rows, vector in pairs])
-
-    def _write(self, after: int, vectors: Tensor) -> None:
-        """Puts a vector of each member into its spare place, counted from the row ``after``."""
-        # In deterministic mode torch would sort the places, as if two vectors might go to the same.
+    def _write(self, first_row: int, vector: Tensor) -> None:
+        """Copies a vector into the row of the slot, counted from ``first_row``."""
+        # In deterministic mode torch would sort the indices, in case two were equal.
         mode = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode("default")
         try:
-            self.rows.flatten(0, 1).index_copy_(0, self.begins + after + self.spare, vectors)
+            self.rows.index_copy_(0, self.slot + first_row, vector[None])
         finally:
             torch.set_deterministic_debug_mode(mode)

@@ -1,8 +1,7 @@
-"""What L-BFGS knows of the loss's curvature, and the direction that follows from it.
+"""The inverse Hessian of L-BFGS in compact form: small matrices of dot products.
 
-Numbers by the hundred for each member, and none of the size of an image: those are rows of the
-basis, which is the optimiser's to write. All of it is tensors beside the images, changed in place,
-and no number is asked for: a GPU need not wait for Python, and what it does can be recorded.
+Nothing here is as large as the parameter. All of it is tensors on the parameter's device, changed
+in place without a read by Python: a GPU need not be waited for, and a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -12,130 +11,135 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CURVED = 1e-10
-"""A pair whose sᵀy is not above this is not remembered; torch's value."""
-MOST, LEAST, GROWTH = 2.0, 0.25, 1.25
-"""Of the factor that ``mean`` has before it; what a loss that rose takes from it is half."""
-
-Curvature = dict[str, Tensor]
-"""Of N members with P places for pairs, one of them the ``spare`` one: the step being taken.
-
-``inverse`` (N, P, P) is R⁻¹, where R holds sᵢᵀyⱼ of the pairs i not newer than j; rows and columns
-of places without a pair are 0. ``differences`` (N, P, P) is YᵀY, and ``curvatures`` (N, P) is sᵀy
-of each pair, 0 where there is none. ``spare`` (N,) is a place; the pairs follow it around, oldest
-first. ``factor`` (N,) is what ``mean`` multiplies the mean by, ``loss`` (N,) the latest.
-"""
+MIN_CURVATURE = 1e-10
+"""A pair whose sᵀy is not above this is dropped; torch's value."""
+MAX_FACTOR, MIN_FACTOR, FACTOR_GROWTH = 2.0, 0.25, 1.25
+"""Range of ``InverseHessian.factor``, and its growth at a step that did not raise the loss."""
 
 
 class Direction(NamedTuple):
-    """Where each member's step leads.
+    """A search direction d as a combination of the rows of ``History``.
 
     Attributes:
-        coefficients: of the rows of its basis, (N, rows): steps, differences, the gradient.
-        slope: of its loss along their sum, (N,).
+        coefficients: of the rows, (rows,).
+        slope: gᵀd, a scalar: the derivative of the loss along d.
     """
 
     coefficients: Tensor
     slope: Tensor
 
 
-def empty(members: int, history_size: int, device: torch.device) -> Curvature:
-    """Returns what is known before the first step."""
-    # Apple's GPUs have no float64.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    places = history_size + 1
-    square = torch.zeros((members, places, places), dtype=dtype, device=device)
-    return {
-        "inverse": square,
-        "differences": square.clone(),
-        "curvatures": square[:, 0].clone(),
-        "spare": torch.zeros(members, dtype=torch.int64, device=device),
-        "factor": square.new_full((members,), MOST),
-        "loss": square.new_full((members,), torch.inf),
-    }
+class InverseHessian(NamedTuple):
+    """H, the approximation that the pairs (sᵢ, yᵢ) make of the inverse Hessian, from H₀ = γI.
 
+    Byrd, Nocedal & Schnabel 1994, "Representations of quasi-Newton matrices", theorem 2.2::
 
-def remember(known: Curvature, products: Tensor) -> None:
-    """Completes the pair of the step taken last, and keeps it if it shows curvature.
+        H = γI + [S γY] · [R⁻ᵀ(D + γYᵀY)R⁻¹  −R⁻ᵀ] · [Sᵀ ]
+                          [−R⁻¹               0  ]   [γYᵀ]
 
-    Args:
-        known: is changed.
-        products: of the basis's rows with the newest difference y, (N, rows).
+    torch's two loops over the pairs compute the same product Hg. There are P slots for pairs, one
+    of which is free, for the step being taken; the pairs follow it in order of age, around the end
+    of the slots. Rows, columns and entries of slots without a pair are 0.
+
+    ==============  ======  ==================================================================
+    field           symbol  meaning
+    ==============  ======  ==================================================================
+    ``inverse_r``   R⁻¹     (P, P); Rᵢⱼ = sᵢᵀyⱼ where pair i is not newer than pair j, else 0
+    ``y_products``  YᵀY     (P, P)
+    ``curvatures``  D       (P,), the diagonal sᵢᵀyᵢ
+    ``slot``        –       (1,) int64, the free slot
+    ``factor``      –       scalar, what γ is multiplied by with ``scaling="mean"``
+    ``loss``        –       scalar, the latest loss
+    ==============  ======  ==================================================================
     """
-    inverse, differences, curvatures = (
-        known[name] for name in ("inverse", "differences", "curvatures")
-    )
-    count = curvatures.shape[1]
-    with_steps, with_differences, _ = torch.split(products.to(inverse), [count, count, 1], 1)
-    places = torch.arange(count, device=inverse.device)
-    new = places == known["spare"][:, None]
-    found = with_steps.gather(1, known["spare"][:, None])
-    curved = found > CURVED
-    # Of a triangular matrix with a column more, the inverse has a column more: R⁻¹ stays.
-    column = (new.to(inverse) - _times(inverse, with_steps)) / found
-    column.masked_fill_(~curved, 0)
-    inverse.copy_(torch.where(new[:, None], column[:, :, None], inverse))
-    rows = torch.where(new[:, :, None], with_differences[:, None], differences)
-    differences.copy_(torch.where(new[:, None], with_differences[:, :, None], rows))
-    curvatures.copy_(torch.where(new, found.masked_fill(~curved, 0), curvatures))
-    # The next place after a pair that is kept has the oldest, which goes: so do its row and column.
-    known["spare"].add_(curved[:, 0]).remainder_(count)
-    oldest = places == known["spare"][:, None]
-    inverse.masked_fill_(oldest[:, None] | oldest[:, :, None], 0)
-    curvatures.masked_fill_(oldest, 0)
+
+    inverse_r: Tensor
+    y_products: Tensor
+    curvatures: Tensor
+    slot: Tensor
+    factor: Tensor
+    loss: Tensor
+
+    @classmethod
+    def without_pairs(cls, history_size: int, device: torch.device) -> InverseHessian:
+        """Returns the state before the first step, with a slot more than pairs are remembered."""
+        # Apple's GPUs have no float64.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        slots = history_size + 1
+        square = torch.zeros((slots, slots), dtype=dtype, device=device)
+        return cls(
+            square,
+            square.clone(),
+            square[0].clone(),
+            torch.zeros(1, dtype=torch.int64, device=device),
+            square.new_full((), MAX_FACTOR),
+            square.new_full((), torch.inf),
+        )
+
+    def add_pair(self, products: Tensor) -> None:
+        """Adds the pair of the latest step, unless its curvature sᵀy is too small.
+
+        Args:
+            products: dot products of the history's rows with the newest y, (rows,).
+        """
+        count = len(self.curvatures)
+        with_s, with_y, _ = torch.split(products.to(self.inverse_r), [count, count, 1])
+        slots = torch.arange(count, device=self.slot.device)
+        new = slots == self.slot
+        curvature = with_s.gather(0, self.slot)
+        curved = curvature > MIN_CURVATURE
+        # R gains a column: R⁻¹ gains one too, and its other columns stay as they are.
+        column = (new.to(self.inverse_r) - _product(self.inverse_r, with_s)) / curvature
+        column.masked_fill_(~curved, 0)
+        self.inverse_r.copy_(torch.where(new, column[:, None], self.inverse_r))
+        with_new_row = torch.where(new[:, None], with_y, self.y_products)
+        self.y_products.copy_(torch.where(new, with_y[:, None], with_new_row))
+        self.curvatures.copy_(torch.where(new, curvature.masked_fill(~curved, 0), self.curvatures))
+        # The slot after a new pair holds the oldest pair, which is dropped to free the slot.
+        self.slot.add_(curved).remainder_(count)
+        oldest = slots == self.slot
+        self.inverse_r.masked_fill_(oldest | oldest[:, None], 0)
+        self.curvatures.masked_fill_(oldest, 0)
+
+    def adapt_factor(self, loss: Tensor) -> None:
+        """Halves the factor if the latest step raised the loss (a scalar), else lets it grow."""
+        loss = loss.to(self.loss)
+        grown = (self.factor * FACTOR_GROWTH).clamp(max=MAX_FACTOR)
+        halved = (self.factor / 2).clamp(min=MIN_FACTOR)
+        self.factor.copy_(torch.where(loss <= self.loss, grown, halved))
+        self.loss.copy_(loss)
+
+    def direction(self, products: Tensor, by_mean: bool) -> Direction:
+        """Returns the direction d = −Hg.
+
+        Args:
+            products: dot products of the history's rows with the gradient g, (rows,).
+            by_mean: γ is ``factor`` times the mean of sᵢᵀyᵢ / yᵢᵀyᵢ over the pairs; otherwise it
+                is that quotient of the newest pair.
+        """
+        count = len(self.curvatures)
+        products = products.to(self.inverse_r)
+        with_s, with_y, _ = torch.split(products, [count, count, 1])
+        gamma = self._gamma(by_mean)
+        of_y = _product(self.inverse_r, with_s)
+        inner = _product(self.y_products, of_y) - with_y
+        of_s = _product(self.inverse_r.mT, self.curvatures * of_y + gamma * inner)
+        coefficients = torch.cat([-of_s, gamma * of_y, -gamma])
+        return Direction(coefficients, (coefficients * products).sum())
+
+    def _gamma(self, by_mean: bool) -> Tensor:
+        """Returns γ, (1,); 1 without a pair."""
+        remembered = self.curvatures > 0
+        quotients = self.curvatures / self.y_products.diagonal()
+        quotients = quotients.masked_fill(~remembered, 0)
+        if by_mean:
+            gamma = self.factor * quotients.sum(0, keepdim=True) / remembered.sum()
+        else:
+            newest = (self.slot - 1).remainder(len(quotients))
+            gamma = quotients.gather(0, newest)
+        return gamma.masked_fill(~remembered.any(), 1)
 
 
-def adapt(known: Curvature, loss: Tensor) -> None:
-    """Makes the next steps bolder, or less so where the latest one raised the loss.
-
-    Args:
-        known: is changed.
-        loss: of each member now, (N,).
-    """
-    factor, loss = known["factor"], loss.to(known["loss"])
-    grown, halved = (factor * GROWTH).clamp(max=MOST), (factor / 2).clamp(min=LEAST)
-    factor.copy_(torch.where(loss <= known["loss"], grown, halved))
-    known["loss"].copy_(loss)
-
-
-def direction(known: Curvature, products: Tensor, by_mean: bool) -> Direction:
-    """Returns the direction -Hg of each member, H the inverse Hessian that the pairs make of γ·I.
-
-    Byrd, Nocedal & Schnabel 1994, "Representations of quasi-Newton matrices", theorem 2.2; torch's
-    two loops come to the same, a pair at a time.
-
-    Args:
-        known: as ``remember`` and ``adapt`` have left it.
-        products: of the basis's rows with the gradient g, (N, rows).
-        by_mean: γ is ``factor`` times the mean over the pairs; else that of the newest pair.
-    """
-    inverse, curvatures = known["inverse"], known["curvatures"]
-    count = curvatures.shape[1]
-    products = products.to(inverse)
-    with_steps, with_differences, _ = torch.split(products, [count, count, 1], 1)
-    scale = _scale(known, by_mean)
-    of_differences = _times(inverse, with_steps)
-    inner = _times(known["differences"], of_differences) - with_differences
-    of_steps = _times(inverse.mT, curvatures * of_differences + scale * inner)
-    coefficients = torch.cat([-of_steps, scale * of_differences, -scale], 1)
-    return Direction(coefficients, (coefficients * products).sum(1))
-
-
-def _scale(known: Curvature, by_mean: bool) -> Tensor:
-    """Returns γ of each member, (N, 1), from sᵀy / yᵀy of its pairs."""
-    curvatures = known["curvatures"]
-    remembered = curvatures > 0
-    squares = known["differences"].diagonal(dim1=1, dim2=2)
-    scales = (curvatures / squares).masked_fill(~remembered, 0)
-    if by_mean:
-        count = remembered.sum(1, keepdim=True)
-        scale = known["factor"][:, None] * scales.sum(1, keepdim=True) / count
-    else:
-        newest = (known["spare"] - 1).remainder(curvatures.shape[1])
-        scale = scales.gather(1, newest[:, None])
-    return scale.masked_fill(~remembered.any(1, keepdim=True), 1)
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Returns the products (N, P) of matrices (N, P, P) and vectors (N, P), summed in one way."""
-    return (matrix * vector[:, None]).sum(2)
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Returns matrix · vector, summed in the same order whatever the number of threads."""
+    return (matrix * vector).sum(1)

@@ -10,62 +10,58 @@ import torch
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
-from pipeline.optim import inverse_hessian as curvature
-from pipeline.optim.history import Basis, UnaskedBasis
-from pipeline.optim.inverse_hessian import Direction
+from pipeline.optim.history import GpuHistory, History
+from pipeline.optim.inverse_hessian import Direction, InverseHessian
 from pipeline.runtime.cuda_graphs import cuda_graph
 
 Scaling = Literal["newest", "mean"]
-UNRECORDED = 2
-"""Steps before one is recorded: the first has a length of its own, the second warms up."""
-FLAT, UPWARD, UNFOUND = 1, 2, 3
+STEPS_BEFORE_CAPTURE = 2
+"""The first step differs from the others by its length, and the second warms the kernels up."""
+MOVED, SMALL_GRADIENT, NO_DESCENT, NO_LENGTH = range(4)
 REASONS = {
-    0: "",
-    FLAT: "no part of the gradient is above lbfgs.tolerance_grad",
-    UPWARD: "the direction does not lead down",
-    UNFOUND: "the line search finds no lower loss",
+    MOVED: "",
+    SMALL_GRADIENT: "no part of the gradient is above lbfgs.tolerance_grad",
+    NO_DESCENT: "the loss does not fall along the direction",
+    NO_LENGTH: "the line search finds no lower loss",
 }
-"""Why a step is not taken."""
+"""Outcomes of a step, and why a step was not taken."""
 
 
 class LBFGS(torch.optim.Optimizer):
     """Limited-memory BFGS (Liu & Nocedal 1989) of one tensor, one iteration a step.
 
     With ``scaling="newest"`` the iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``,
-    to rounding; so are the names of all other options. torch's walks through the history twice, a
-    pair at a time, and waits for the device at each. Here steps s, gradient differences y and the
-    gradient are the rows of one matrix, the ``basis``. The direction needs the products of these
-    rows alone (Chen et al. 2014, "Large-scale L-BFGS using MapReduce"): a product with the matrix
-    brings those with the newest rows, a few small ones tell how much of each row to take
-    (``curvature``), and another product with the matrix makes the direction. Without a line search
-    no step waits for a CUDA GPU, where all but the gradient's receipt is one launch.
+    up to rounding, and all other options have torch's names. torch loops over the history twice, a
+    pair at a time, and waits for the device at each pair. Here the steps s, the gradient
+    differences y and the gradient g are the rows of one matrix (``History``), and the direction
+    needs only the dot products of these rows (Chen et al. 2014, "Large-scale L-BFGS using
+    MapReduce"). One product with the matrix computes those with the newest rows, small matrices
+    turn them into a coefficient for each row (``InverseHessian``), and a second product with the
+    matrix is the direction. Without a line search no step waits for a CUDA GPU, and everything but
+    ``History.add_gradient`` is one launch of a CUDA graph.
 
-    The tensor may hold several problems, its members, which have nothing in common but the options.
-
-    **Differs:** a step that would move the values further than ``largest_step`` is taken in part,
-    and the curvature measured along what was taken. Where the loss is hardly curved between two
+    **Differs:** a step that would move the values further than ``largest_step`` is shortened, and
+    the curvature is measured along the shortened step. Where the loss is hardly curved between two
     images, the inverse of that curvature is a step of a million times the picture's range, and the
-    loss infinite after it. Style losses are quartic in the activations, so this happens, most
-    often at the second step. What a line search tries on its way is not bound.
+    loss is infinite after it. Style losses are quartic in the activations, so this happens, most
+    often at the second step. The trials of a line search are not bounded.
 
-    **Differs**, if asked to: the inverse Hessian is built up from γ·I, and the usual γ = sᵀy / yᵀy
-    of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the directions
-    that the history does not know, and jumps from step to step. ``scaling="mean"`` takes the mean
-    of that over the history, twice. Where that is too long a run would settle into steps that
-    overshoot and come back: after each that raised the loss the factor is half of what it was, down
-    to a quarter, and after each other it grows again.
+    **Differs** with ``scaling="mean"``: the inverse Hessian starts from γI, and the usual
+    γ = sᵀy / yᵀy of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the
+    directions outside the history, and changes abruptly from step to step. ``mean`` takes twice
+    the mean of that quotient over the history. Where that is too long, the steps would overshoot
+    and return: each step that raises the loss halves the factor of 2, down to a quarter, and each
+    other step lets it grow again.
 
     Args:
-        parameter: the tensor; a contiguous leaf that requires its gradient, where it is to stay.
-        largest_step: mean distance that a step may move a value; > 0.
-        lr: length of every step but the first, which is 1 / ‖g‖₁ times it, at most.
+        parameter: the tensor: a contiguous leaf that requires its gradient, on its final device.
+        largest_step: the largest mean distance by which a step may move a value; > 0.
+        lr: length of every step but the first, whose length is lr · min(1, 1 / ‖g‖₁).
         history_size: how many pairs (s, y) are remembered.
-        scaling: what γ is: ``newest``, torch's, or ``mean``.
-        tolerance_grad: no step is taken where no part of the gradient is above it.
-        tolerance_change: nor where gᵀd along the direction d is above its negative.
-        line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` trials a step.
-        losses: returns each member's loss at the latest evaluation, (members,), as many as the
-            parameter's first axis is long, and no line search; None: one, the closure's loss.
+        scaling: how γ is chosen: ``newest`` (torch's) or ``mean``.
+        tolerance_grad: no step is taken if no part of the gradient is above it.
+        tolerance_change: no step is taken if gᵀd along the direction d is above its negative.
+        line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` evaluations a step.
     """
 
     def __init__(
@@ -80,7 +76,6 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: float = 0.0,
         line_search_fn: str | None = None,
         max_eval: int = 25,
-        losses: Callable[[], Tensor] | None = None,
     ) -> None:
         options = {
             "largest_step": largest_step,
@@ -93,139 +88,129 @@ class LBFGS(torch.optim.Optimizer):
             "max_eval": max_eval,
         }
         super().__init__([parameter], options)
-        self.parameter, self.losses = parameter, losses
-        self.members = len(parameter) if losses else 1
-        # Of a GPU nothing is asked, and what asks nothing can be recorded.
-        self.recorder = cuda_graph if parameter.is_cuda else None
-        self._basis: Basis | None = None
-        self._latest = torch.zeros(self.members, dtype=parameter.dtype, device=parameter.device)
-        self._unrecorded = UNRECORDED
-        self._recorded: tuple[Any, ...] = ()
-        self._again: Callable[[], object] | None = None
+        self.parameter = parameter
+        self.capture = cuda_graph if parameter.is_cuda else None
+        self._history: History | None = None
+        self._loss = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
+        self._steps_before_capture = STEPS_BEFORE_CAPTURE
+        self._captured_for: tuple[Any, ...] = ()
+        self._replay: Callable[[], object] | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """Takes one step and returns the loss before it.
 
         Args:
-            closure: evaluates the loss and its gradient anew, and returns the loss.
+            closure: computes the loss and its gradient, and returns the loss.
         """
         closure = torch.enable_grad()(closure)
         loss = closure()
         first = not self.state[self.parameter]
-        self.basis.receive(self._gradient())
-        self._latest.copy_(self.losses() if self.losses else loss)
+        self.history.add_gradient(self._gradient())
+        self._loss.copy_(loss)
         if self.param_groups[0]["line_search_fn"]:
             self._search(closure, loss, first)
-        elif self.recorder and not self._unrecorded:
-            self._replay()
+        elif self.capture and not self._steps_before_capture:
+            self._move_by_graph()
         else:
-            self._unrecorded = max(0, self._unrecorded - 1)
+            self._steps_before_capture = max(0, self._steps_before_capture - 1)
             self._move(first)
         return loss
 
     @property
-    def basis(self) -> Basis:
-        """What the state holds of the parameter's size; the state is begun if need be."""
+    def history(self) -> History:
+        """The vectors of the state; the state is created if there is none."""
         state, history_size = self.state[self.parameter], self.param_groups[0]["history_size"]
         if not state:
-            values = self.parameter.numel() // self.members
             rows = 2 * (history_size + 1) + 1
-            state["basis"] = self.parameter.new_zeros((self.members, rows, values))
+            state["rows"] = self.parameter.new_zeros((rows, self.parameter.numel()))
             device = self.parameter.device
-            state["stays"] = torch.zeros(self.members, dtype=torch.int64, device=device)
-            state.update(curvature.empty(self.members, history_size, device))
-        if self._basis is None or self._basis.rows is not state["basis"]:
-            kind = UnaskedBasis if self.recorder else Basis
-            self._basis = kind(state["basis"], state["spare"])
-        return self._basis
+            state["outcome"] = torch.zeros((), dtype=torch.int64, device=device)
+            state.update(InverseHessian.without_pairs(history_size, device)._asdict())
+        if self._history is None or self._history.rows is not state["rows"]:
+            kind = GpuHistory if self.capture else History
+            self._history = kind(state["rows"], state["slot"])
+        return self._history
 
     @property
-    def still(self) -> str:
-        """Why the latest step did not move the one member there is; empty if it did."""
+    def reason_not_moved(self) -> str:
+        """Why the latest step did not move the parameter; empty if it did."""
         state = self.state[self.parameter]
-        why = int(state["stays"]) if state else 0
-        if state and why != FLAT and not self.basis.gradient.any():
+        outcome = int(state["outcome"]) if state else MOVED
+        if state and outcome != SMALL_GRADIENT and not self.history.gradient.any():
             return "the gradient is 0"
-        if why == UPWARD and self.param_groups[0]["tolerance_change"]:
+        if outcome == NO_DESCENT and self.param_groups[0]["tolerance_change"]:
             return "no direction gains more than lbfgs.tolerance_change"
-        return REASONS[why]
-
-    def alone(self, member: int, parameter: Tensor) -> LBFGS:
-        """Returns a copy of one member's L-BFGS, for a parameter of its own."""
-        found = LBFGS(parameter, **self._options)
-        found.state[parameter] = {
-            name: values[member : member + 1].clone()
-            for name, values in self.state[self.parameter].items()
-        }
-        return found
+        return REASONS[outcome]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._basis, self._recorded = None, ()
-        # torch makes all of it the parameter's type, but places and curvature have their own.
-        for kept in state_dict["state"].values():
-            for name in kept.keys() - {"basis"}:
-                value = kept[name].to(self.parameter.device, copy=True)
+        self._history, self._captured_for = None, ()
+        # torch converts the whole state to the parameter's dtype, which only the rows have.
+        for saved in state_dict["state"].values():
+            for name in saved.keys() - {"rows"}:
+                value = saved[name].to(self.parameter.device, copy=True)
                 self.state[self.parameter][name] = value
 
-    def _replay(self) -> None:
-        """Takes a step by one launch, if it can be recorded."""
-        made_for = self.basis.rows.data_ptr(), self.parameter.data_ptr(), *self._options.values()
-        if made_for != self._recorded:
-            assert self.recorder is not None
-            self._recorded, self._again = made_for, None
+    def _move_by_graph(self) -> None:
+        """Takes a step by replaying a CUDA graph, or kernel by kernel if capture fails."""
+        options = self.param_groups[0].items()
+        needed = (
+            self.history.rows.data_ptr(),
+            self.parameter.data_ptr(),
+            *(value for name, value in options if name != "params"),
+        )
+        if needed != self._captured_for:
+            assert self.capture is not None
+            self._captured_for, self._replay = needed, None
             try:
-                self._again, _ = self.recorder(self._move, 0)
+                self._replay, _ = self.capture(self._move, 0)
             except RuntimeError as error:
-                print(f"L-BFGS not recorded as a CUDA graph, and so taken step by step: {error}")
-        (self._again or self._move)()
+                print(f"L-BFGS runs without a CUDA graph, since its capture failed: {error}")
+        (self._replay or self._move)()
 
     def _move(self, first: bool = False) -> None:
-        found, length = self._look(first)
-        self._go(self.basis.along(found.coefficients), length)
+        direction, length = self._plan_step(first)
+        self._take_step(self.history.combine(direction.coefficients), length)
 
-    def _look(self, first: bool) -> tuple[Direction, Tensor]:
-        """Returns where each member's step leads, and how far, (members,): 0 if nowhere."""
+    def _plan_step(self, first: bool) -> tuple[Direction, Tensor]:
+        """Returns the direction and the length of the step, a scalar that is 0 for no step."""
         options, state = self.param_groups[0], self.state[self.parameter]
-        with_difference, with_gradient = self.basis.products()
-        curvature.remember(state, with_difference)
-        curvature.adapt(state, self._latest)
-        found = curvature.direction(state, with_gradient, options["scaling"] == "mean")
-        stays = state["stays"].fill_(0)
-        stays.masked_fill_(found.slope > -options["tolerance_change"], UPWARD)
+        inverse_hessian = InverseHessian(*(state[name] for name in InverseHessian._fields))
+        with_y, with_g = self.history.products()
+        inverse_hessian.add_pair(with_y)
+        inverse_hessian.adapt_factor(self._loss)
+        direction = inverse_hessian.direction(with_g, options["scaling"] == "mean")
+        outcome = state["outcome"].fill_(MOVED)
+        outcome.masked_fill_(direction.slope > -options["tolerance_change"], NO_DESCENT)
         if options["tolerance_grad"]:
-            largest = self.basis.gradient.abs().amax(1)
-            stays.masked_fill_(largest <= options["tolerance_grad"], FLAT)
-        length = (stays == 0).to(found.slope) * options["lr"]
+            largest = self.history.gradient.abs().amax()
+            outcome.masked_fill_(largest <= options["tolerance_grad"], SMALL_GRADIENT)
+        length = (outcome == MOVED).to(direction.slope) * options["lr"]
         if first:
-            length *= (1 / self.basis.norms(self.basis.gradient)).clamp(max=1)
-        return found, length
+            length *= (1 / self.history.norm(self.history.gradient)).clamp(max=1)
+        return direction, length
 
-    def _go(self, direction: Tensor, length: Tensor) -> None:
-        """Moves the parameter, each member no further than it may, and remembers the step."""
-        bound = self.param_groups[0]["largest_step"] * direction.shape[1]
-        length = torch.minimum(length, bound / self.basis.norms(direction)).to(direction)
-        self.basis.move(self.parameter.view(self.members, -1), direction, length)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in self.param_groups[0].items() if name != "params"}
+    def _take_step(self, direction: Tensor, length: Tensor) -> None:
+        """Moves the parameter, no further than ``largest_step``."""
+        bound = self.param_groups[0]["largest_step"] * len(direction)
+        length = torch.minimum(length, bound / self.history.norm(direction)).to(direction)
+        self.history.take_step(self.parameter.view(-1), direction, length)
 
     def _gradient(self) -> Tensor:
         assert self.parameter.grad is not None, "the closure computed no gradient"
-        return self.parameter.grad.reshape(self.members, -1)
+        return self.parameter.grad.reshape(-1)
 
     def _search(self, closure: Callable[[], Tensor], loss: Tensor, first: bool) -> None:
-        """Takes a step of a length that the strong Wolfe conditions accept."""
-        found, length = self._look(first)
-        direction = self.basis.along(found.coefficients)
+        """Takes a step whose length satisfies the strong Wolfe conditions."""
+        direction, length = self._plan_step(first)
+        vector = self.history.combine(direction.coefficients)
         if length:
-            length.fill_(self._searched(closure, length, direction[0], loss, found.slope))
-            self.state[self.parameter]["stays"].fill_(0 if length else UNFOUND)
-        self._go(direction, length)
+            length.fill_(self._find_length(closure, length, vector, loss, direction.slope))
+            self.state[self.parameter]["outcome"].fill_(MOVED if length else NO_LENGTH)
+        self._take_step(vector, length)
 
-    def _searched(
+    def _find_length(
         self,
         closure: Callable[[], Tensor],
         length: Tensor,
@@ -233,18 +218,18 @@ class LBFGS(torch.optim.Optimizer):
         loss: Tensor,
         slope: Tensor,
     ) -> float:
-        """Returns such a length, 0 if none is found; the parameter stays put."""
+        """Returns such a length, or 0 if there is none; the parameter keeps its values."""
         start = self.parameter.clone()
 
-        def evaluated(_: Any, t: float, d: Tensor) -> tuple[float, Tensor]:
+        def evaluate(_: Any, t: float, d: Tensor) -> tuple[float, Tensor]:
             self.parameter.copy_(start + t * d.view_as(start))
-            found = float(closure()), self._gradient()[0].clone()
+            evaluation = float(closure()), self._gradient().clone()
             self.parameter.copy_(start)
-            return found
+            return evaluation
 
-        here = float(loss), self.basis.gradient[0], float(slope)
+        here = float(loss), self.history.gradient, float(slope)
         trials = self.param_groups[0]["max_eval"] - 1
         _, _, t, _ = _strong_wolfe(  # type: ignore[no-untyped-call]
-            evaluated, None, float(length), direction, *here, max_ls=trials
+            evaluate, None, float(length), direction, *here, max_ls=trials
         )
         return float(t)

@@ -1,1 +1,1 @@
-"""What a run leaves beside its picture: W&B, provenance, checkpoints, status."""
+"""What a run leaves beside its picture: W&B run, provenance, checkpoints, status."""

@@ -1,7 +1,7 @@
-"""What a run needs to go on to the same bits after it was stopped, outside DVC's outputs.
+"""Files of checkpoints, from which an interrupted run continues to the same bits.
 
-DVC removes a cell's outputs before it runs it. Checkpoints lie beside them, under the hash of
-everything that decides the result: a change of that starts anew.
+They are not outputs of DVC, which removes the outputs of an experiment before it runs. Their names
+hold a hash of everything that decides the result, so that a changed experiment begins anew.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import naming, replacing
 
-DAY_S = 86_400.0
-CHANGED_S, FORGOTTEN_S = DAY_S, 30 * DAY_S
-"""Age in seconds at which checkpoints of a changed run are removed, and of other experiments."""
+DAY = 86_400.0
+MAX_AGE_CHANGED, MAX_AGE_OTHERS = DAY, 30 * DAY
+"""Seconds for which the checkpoints of a changed experiment, and of other experiments, are kept."""
 KEPT = 2
-"""How many checkpoints of a run are kept: the newest, and one should that be damaged."""
+"""How many checkpoints of a run are kept: the newest, and one more in case it is damaged."""
 
 
 def key_of(description: Mapping[str, Any]) -> str:
-    """Returns the hash of what decides a result, 16 hexadecimal digits."""
+    """Returns the hash of everything that decides a result, 16 hexadecimal digits."""
     text = json.dumps(description, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Kept(NamedTuple):
-    """A checkpoint: tensors and plain values, and the content of the run's files by their names."""
+class Checkpoint(NamedTuple):
+    """A checkpoint.
+
+    Attributes:
+        state: tensors and plain values, nested.
+        files: {name of a file of the run: its content}.
+    """
 
     state: dict[str, Any]
     files: dict[str, bytes]
@@ -49,7 +54,7 @@ class Checkpoints:
 
     Args:
         experiment: its name.
-        key: from ``key_of``; checkpoints with another are never read.
+        key: from ``key_of``; checkpoints with another key are never read.
     """
 
     def __init__(self, experiment: str, key: str) -> None:
@@ -60,9 +65,9 @@ class Checkpoints:
         """Writes a checkpoint, atomically, and removes older ones.
 
         Args:
-            state: tensors and plain values.
-            evaluations: done so far, in all stages.
-            files: what the run has written, by names that ``restore`` will look for.
+            state: tensors and plain values, nested.
+            evaluations: done so far, in all phases.
+            files: {name: a file that the run has written}.
         """
         contents = {name: _as_tensor(file.read_bytes()) for name, file in files.items()}
         with replacing(_folder() / f"{self.prefix}{evaluations:07d}.pt") as temporary:
@@ -72,40 +77,36 @@ class Checkpoints:
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
 
-    def exist(self) -> bool:
-        """Returns whether there is one to go on from."""
-        return bool(self._newest_first())
-
-    def load(self) -> Kept | None:
-        """Returns the newest checkpoint that can be read, None without one."""
+    def load(self) -> Checkpoint | None:
+        """Returns the newest checkpoint that can be read, or None."""
         for file in self._newest_first():
             try:
-                found = torch.load(file, map_location="cpu", weights_only=True)
-                files = {name: _as_bytes(content) for name, content in found["files"].items()}
-                return Kept(found["state"], files)
-            except Exception as error:  # noqa: BLE001 - damaged bytes bring any of them
+                saved = torch.load(file, map_location="cpu", weights_only=True)
+                files = {name: _as_bytes(content) for name, content in saved["files"].items()}
+                return Checkpoint(saved["state"], files)
+            except Exception as error:  # noqa: BLE001 - damaged bytes raise any of them
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 print(f"{file} is damaged ({reason}): an earlier one is taken, if there is one")
         return None
 
     def remove(self) -> None:
-        """Removes all of them, and what a kill left of one half written: the run is done."""
+        """Removes all checkpoints of the run, half-written ones of a killed process included."""
         for file in [*self._newest_first(), *_folder().glob(f".{self.prefix}*.part")]:
             file.unlink(missing_ok=True)
 
-    def forget_others(self) -> None:
-        """Removes what other runs left, once it is old; those of this run it never does."""
+    def remove_old_ones_of_others(self) -> None:
+        """Removes checkpoints of other runs that are older than ``MAX_AGE_…``."""
         for file in _folder().glob("*"):
             name = re.fullmatch(r"\.?(.+)-[0-9a-f]{16}-\d{7}\.pt(\.\d+\.part)?", file.name)
             if name is None or file.name.startswith(self.prefix):
                 continue
-            limit = CHANGED_S if name[1] == self.experiment else FORGOTTEN_S
+            max_age = MAX_AGE_CHANGED if name[1] == self.experiment else MAX_AGE_OTHERS
             with suppress(FileNotFoundError):
-                if time.time() - file.stat().st_mtime > limit:
+                if time.time() - file.stat().st_mtime > max_age:
                     file.unlink()
 
     def _newest_first(self) -> list[Path]:
-        """By when they were written: a run that begins anew has few evaluations at first."""
+        """Sorted by time and not by name: a run that begins anew has few evaluations at first."""
         written: dict[Path, int] = {}
         for file in sorted(_folder().glob(f"{self.prefix}*.pt"), reverse=True):
             with suppress(FileNotFoundError):
@@ -115,12 +116,12 @@ class Checkpoints:
 
 @contextmanager
 def sole_run(experiment: str) -> Iterator[None]:
-    """Keeps every other process from running the experiment inside the block.
+    """Locks an experiment, so that no other process runs it at the same time.
 
     Raises:
         UserError: another process is running it.
     """
-    # In the workspace: a copy that DVC makes for a queued experiment has outputs of its own.
+    # In the workspace and not in shared_root: a queued DVC experiment has outputs of its own.
     file = Path("data/status") / f"{experiment}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a+", encoding="ascii") as lock:

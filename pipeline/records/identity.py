@@ -1,75 +1,78 @@
-"""A run before it begins: where it computes, and everything that decides what comes of it."""
+"""The identity of a run: its plan, network, device and software, which decide its result."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, NamedTuple
 
 import torch
 
 from pipeline import paths
-from pipeline.config.schema import Experiment
-from pipeline.files import sha256
+from pipeline.config.plan import Plan
+from pipeline.files import json_text, sha256
 from pipeline.networks.weight_files import check_backbone
 from pipeline.records.checkpoints import Checkpoints, key_of
-from pipeline.records.provenance import loaded_code, package_versions
+from pipeline.records.provenance import package_versions
 from pipeline.runtime.device import find_device, find_precision
 from pipeline.runtime.precision import Precision
 
 
 class Run(NamedTuple):
-    """A run of an experiment.
+    """A run of an experiment in this process.
 
     Attributes:
-        name, settings: of the experiment.
-        device, precision: where the network computes, and in what.
-        description: what defines it: settings, the network's record, the hashes of its inputs.
-        made_by: packages, device, threads and precision.
-        checkpoints: under the hash of both.
+        plan: of the experiment.
+        device, precision: of the network's computations.
+        description: the settings, the record of the network, and the hashes of plan and inputs.
+        environment: the versions of packages, the device, the threads and the precision.
+        checkpoints: of this run and of no other: any change of the above, of the code or of the
+            processor's instructions begins a new run.
     """
 
-    name: str
-    settings: Experiment
+    plan: Plan
     device: torch.device
     precision: Precision
     description: dict[str, Any]
-    made_by: dict[str, Any]
+    environment: dict[str, Any]
     checkpoints: Checkpoints
 
 
-def identify(name: str, settings: Experiment) -> Run:
-    """Returns the run that an experiment would be in this process.
+def identify(plan: Plan) -> Run:
+    """Returns the run that a plan describes, on this machine.
 
     Raises:
-        UserError: no such device or precision here, or the network was not prepared.
+        UserError: the device or the precision is not available, or the network was not prepared.
     """
-    device = find_device(settings.device)
-    precision = find_precision(settings.precision, device)
-    description = _describe(settings)
-    made_by = {
+    device = find_device(plan.settings.device)
+    precision = find_precision(plan.settings.precision, device)
+    description = _describe(plan)
+    environment = {
         "packages": package_versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
-    decisive = {"code": loaded_code(), "processor": torch.backends.cpu.get_cpu_capability()}
-    checkpoints = Checkpoints(name, key_of({**description, **made_by, **decisive}))
-    return Run(name, settings, device, precision, description, made_by, checkpoints)
-
-
-def _describe(settings: Experiment) -> dict[str, Any]:
-    files = {
-        "content": paths.picture(settings.content),
-        "style": paths.picture(settings.style),
-        "weights": paths.WEIGHTS_FILE,
+    decisive = {
+        "plan": description["plan"],
+        "inputs": description["inputs"],
+        "processor": torch.backends.cpu.get_cpu_capability(),
     }
-    if settings.warm_start:
-        files["warm_start_weights"] = paths.EMBEDDED_FILE
-    for file in (paths.WEIGHTS_FILE, paths.EMBEDDED_FILE):
+    checkpoints = Checkpoints(plan.experiment, key_of({**decisive, **environment}))
+    return Run(plan, device, precision, description, environment, checkpoints)
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    networks = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
+    for file in networks.values():
         check_backbone(file)
-    inputs = {role: sha256(file) for role, file in files.items()}
+    if not plan.settings.warm_start:
+        del networks["warm_start_weights"]
+    pictures = {role: image.sha256 for role, image in plan.images.items()}
     return {
-        "settings": settings.model_dump(),
+        # As the stage plan writes it, so that the hash is that of its file.
+        "plan": hashlib.sha256(json_text(plan.model_dump(mode="json")).encode()).hexdigest(),
+        "settings": plan.settings.model_dump(),
         "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
-        "inputs": inputs,
+        "inputs": pictures | {role: sha256(file) for role, file in networks.items()},
     }

@@ -1,27 +1,26 @@
-"""What produced a picture: code, parameters, inputs, versions, device."""
+"""What produced a picture: git revision, package versions, settings and inputs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.files import sha256
 
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors", "wandb", "dvc")
 
 
+@cache
 def code_version() -> dict[str, Any]:
-    """Returns the git revision and whether tracked files differ from it; None where git is absent.
+    """Returns the git revision, and whether tracked files differ from it; None without git.
 
-    DVC's lock files do not count: DVC rewrites them while it runs.
+    Changes of DVC's lock files do not count: DVC rewrites them while it runs. A process asks git
+    once, since the code that it runs does not change.
     """
     changes = _git("status", "--porcelain", "-uno", "--", ".", ":!*dvc.lock")
     return {
@@ -31,32 +30,22 @@ def code_version() -> dict[str, Any]:
     }
 
 
-def loaded_code() -> str:
-    """Returns the hash of the files of this package that this process has imported."""
-    files = {
-        str(module.__file__)
-        for module in list(sys.modules.values())
-        if (getattr(module, "__package__", None) or "").partition(".")[0] == "pipeline"
-    }
-    hashes = "".join(sha256(Path(file)) for file in sorted(files))
-    return hashlib.sha256(hashes.encode()).hexdigest()
-
-
+@cache
 def package_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that can change a picture."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of Python and of the installed packages that can change a picture."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def settings_text(
     name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns the PNG text of a result: what it takes to make it again, not when or where."""
+    """Returns the text chunks of a result's PNG: what it takes to make the picture again."""
     return {
         "Software": f"style-transfer-pipeline {__version__}",
         "Experiment": name,

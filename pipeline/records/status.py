@@ -1,7 +1,7 @@
-"""How experiments ended in this workspace, beside DVC's outputs: failures, and W&B's runs.
+"""Why experiments failed, and where their W&B runs are; kept outside DVC's outputs.
 
-DVC removes the outputs of a cell before it runs, so that a failure leaves nothing there; and a run
-has another identity in W&B each time, where the outputs are the same.
+DVC removes the outputs of an experiment before it runs, so a failure cannot be recorded there. A
+W&B run has another identity each time, although the outputs are the same.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
 
-FAILURES = Path("data/status")
+STATUS = Path("data/status")
 
 
-class Whereabouts(TypedDict, total=False):
-    """Where W&B has a run; empty for one that is disabled.
+class RunLocation(TypedDict, total=False):
+    """Where a W&B run is; empty for a disabled run.
 
     Attributes:
-        url: its page.
-        sync: the command that uploads its record, from the repository's folder.
+        url: address of its page.
+        sync: command that uploads it, to be run in the repository.
     """
 
     url: str
@@ -33,7 +33,7 @@ class Whereabouts(TypedDict, total=False):
 
 @contextmanager
 def recording_failure(experiment: str) -> Iterator[None]:
-    """Writes why the block ended, if it raises; forgets an earlier failure when it begins."""
+    """Records the exception with which the block ends, after removing an earlier record."""
     _failure_file(experiment).unlink(missing_ok=True)
     try:
         yield
@@ -43,8 +43,8 @@ def recording_failure(experiment: str) -> Iterator[None]:
 
 
 def record_failure(experiment: str, reason: str) -> None:
-    """Writes why an experiment failed, or cannot be run."""
-    with suppress(OSError):  # a full disk has no room for this either, and is said anyway
+    """Records why an experiment failed, or cannot be run."""
+    with suppress(OSError):  # on a full disk; the error itself is reported anyway
         write_text(_failure_file(experiment), reason)
 
 
@@ -56,26 +56,26 @@ def read_failure(experiment: str) -> str:
         return ""
 
 
-def record_run(image: Path, where: Whereabouts) -> None:
-    """Writes which run made a picture; a copy of the repository that DVC makes finds it too."""
-    write_json(_run_file(image), where)
+def record_run(image: Path, location: RunLocation) -> None:
+    """Records which W&B run made a picture, where queued DVC experiments find it too."""
+    write_json(_run_file(image), location)
 
 
-def read_run(image: Path) -> Whereabouts:
-    """Returns where W&B has the run that made a picture, empty where that is not known."""
+def read_run(image: Path) -> RunLocation:
+    """Returns where the W&B run is that made a picture; empty if that is not known."""
     file = _run_file(image)
     if not file.is_file():
         return {}
-    found: Whereabouts = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    location: RunLocation = json.loads(file.read_text(encoding="utf-8"))
+    return location
 
 
 def _failure_file(experiment: str) -> Path:
-    return FAILURES / f"{experiment}.txt"
+    return STATUS / f"{experiment}.txt"
 
 
 def _run_file(image: Path) -> Path:
-    return paths.shared_root() / FAILURES / "runs" / f"{sha256(image)}.json"
+    return paths.shared_root() / STATUS / "runs" / f"{sha256(image)}.json"
 
 
 def _reason(error: BaseException) -> str:

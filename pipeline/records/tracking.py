@@ -1,8 +1,8 @@
-"""Weights & Biases, kept from harming an experiment: a copy of its record, never the record.
+"""Weights & Biases runs that never stop or fail an experiment.
 
-Without a key runs are offline; a server that does not answer in time costs ``init_timeout`` and
-``finish_timeout`` seconds at most, and what was logged stays on disk for ``wandb sync``. Where
-there is no room for it, that is the system's temporary folder.
+Without a key a run is offline. A server that does not answer costs at most ``init_timeout`` and
+``finish_timeout`` seconds, and what was logged stays on disk for ``wandb sync``: in ``wandb/``, or
+in the system's temporary folder if that disk is full.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from pipeline.errors import UserError
 from pipeline.records.provenance import code_version
-from pipeline.records.status import Whereabouts
+from pipeline.records.status import RunLocation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 
-LEAST_ROOM = 16 * 2**20
-"""Bytes that must be free where W&B keeps its record; pictures and curves of one run."""
+MIN_FREE_SPACE = 16 * 2**20
+"""Bytes that must be free for the files of a W&B run: its curves and pictures."""
 
 
 @contextmanager
@@ -44,17 +44,21 @@ def tracked_run(
     group: str | None = None,
     against: str = "evaluation",
 ) -> Iterator[Run]:
-    """Yields a W&B run, whose ``log`` and ``summary.update`` do not raise.
+    """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
 
-    Closes it afterwards, as failed if the block raised, and says how to upload what was not.
+    The run is finished as failed if the block raises. If it was not uploaded, the command that
+    uploads it is printed.
 
     Args:
         tracking: the section of params.yaml.
-        root: absolute path of the folder that gets ``wandb/``, if it has room for it.
-        name, job_type: shown in the dashboard; the job type is the stage's name.
-        config: everything that defines the run; plain values, no secrets.
-        group: shown in the dashboard where params.yaml names none.
-        against: the logged value that curves are drawn against.
+        root: absolute path of the folder that gets ``wandb/``, if its disk is not full.
+        name, job_type: shown in the dashboard; the job type is the name of the stage.
+        config: everything that defines the run: plain values, no secrets.
+        group: shown in the dashboard if params.yaml names no group.
+        against: the logged value on the x axis of the curves.
+
+    Raises:
+        UserError: W&B refuses its settings in params.yaml or in the environment.
     """
     root.mkdir(parents=True, exist_ok=True)
     run = _start(
@@ -66,36 +70,53 @@ def tracked_run(
         name=name,
         job_type=job_type,
         config=dict(config),
-        dir=str(_with_room(root)),
+        dir=str(_folder_with_space(root)),
     )
     run.define_metric(against, hidden=True)
     run.define_metric("*", step_metric=against)
-    harmless = _Harmless(run)
+    safe = _SafeRun(run)
     try:
-        yield cast("Run", harmless)
+        yield cast("Run", safe)
     except BaseException:
-        _finish(run, exit_code=1, incomplete=harmless.incomplete)
+        _finish(run, exit_code=1, incomplete=safe.incomplete)
         raise
-    _finish(run, exit_code=0, incomplete=harmless.incomplete)
+    _finish(run, exit_code=0, incomplete=safe.incomplete)
 
 
-def _with_room(root: Path) -> Path:
-    """Returns ``root``, or a temporary folder where its disk is full."""
-    folder = root / "wandb"
-    if shutil.disk_usage(folder if folder.is_dir() else root).free >= LEAST_ROOM:
-        return root
+def run_location(run: Run, root: Path) -> RunLocation:
+    """Returns where a run is; ``root`` is that of ``tracked_run``."""
+    if run.disabled:
+        return {}
+    folder = _run_folder(run)
+    if folder.is_relative_to(root):
+        folder = folder.relative_to(root)
+    location: RunLocation = {"sync": f"wandb sync {folder}"}
+    if not run.offline and run.url:
+        location["url"] = run.url
+    return location
+
+
+def wandb_image(picture: Image | Path, caption: str) -> Any:
+    """Returns a picture, or the picture in a file, as a W&B run logs it.
+
+    None if W&B cannot write its copy, for which it uses the system's temporary folder.
+    """
+    import wandb
+
     try:
-        other = Path(tempfile.mkdtemp(prefix="wandb-"))
-    except OSError:
-        return root
-    print(f"{folder} has less than {LEAST_ROOM / 2**20:g} MiB left: W&B's record goes to {other}")
-    return other
+        return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
+    except Exception as error:  # noqa: BLE001 - no failure of W&B may end an experiment
+        print(f"W&B cannot keep the picture of {caption} ({_first_line(error)})")
+        return None
 
 
-class _Harmless:
-    """A W&B run that has anything a run has, and whose failures are said once and then over.
+class _SafeRun:
+    """A W&B run whose failures are printed once and not raised.
 
-    W&B copies pictures into its folder when they are logged, and raises where that is full.
+    W&B copies pictures into its folder when they are logged, and raises if the disk is full.
+
+    Attributes:
+        incomplete: whether anything failed.
     """
 
     def __init__(self, run: Run) -> None:
@@ -114,27 +135,28 @@ class _Harmless:
     def _try(self, action: Callable[..., object], *arguments: Any, **options: Any) -> None:
         try:
             action(*arguments, **options)
-        except Exception as error:  # noqa: BLE001 - whatever W&B cannot do, the run goes on
+        except Exception as error:  # noqa: BLE001 - no failure of W&B may end an experiment
             if not self.incomplete:
                 print(f"W&B cannot keep all of this run ({_first_line(error)})")
             self.incomplete = True
 
 
 def _start(tracking: Tracking, **arguments: Any) -> Run:
-    # W&B reports its own errors to a server that no time-out of ours governs.
+    # W&B reports its own errors to a server to which our time-outs do not apply.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     try:
-        return _started(tracking, **arguments)
+        return _start_in_mode(tracking, **arguments)
     except (wandb.errors.UsageError, ValueError) as error:
         raise UserError(
             "W&B refuses what params.yaml has under tracking, or the environment's WANDB_… "
-            f"variables: {_refused(error)}"
+            f"variables: {_message(error)}"
         ) from error
 
 
-def _started(tracking: Tracking, **arguments: Any) -> Run:
+def _start_in_mode(tracking: Tracking, **arguments: Any) -> Run:
+    """Starts a run online if that is wanted and possible, else offline, else disabled."""
     import wandb
 
     mode = _mode(tracking)
@@ -145,6 +167,8 @@ def _started(tracking: Tracking, **arguments: Any) -> Run:
         finish_timeout=tracking.finish_timeout,
         finish_timeout_raises=True,
         x_disable_stats=mode == "offline",
+        # W&B would read the metadata of all installed packages, which takes 0.1 s.
+        x_save_requirements=False,
     )
     if mode == "online":
         try:
@@ -164,54 +188,12 @@ def _started(tracking: Tracking, **arguments: Any) -> Run:
         return wandb.init(mode="disabled", settings=settings, **arguments)
 
 
-def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
-    folder, offline = _folder(run), run.offline or incomplete
-    try:
-        run.finish(exit_code=exit_code)
-    except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
-        print(f"W&B could not finish its upload ({_first_line(error)})")
-        offline = True
-    if offline and folder.is_dir():
-        print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
-
-
-def whereabouts(run: Run, root: Path) -> Whereabouts:
-    """Returns where a run is; ``root`` as it was started with."""
-    if run.disabled:
-        return {}
-    folder = _folder(run)
-    if folder.is_relative_to(root):
-        folder = folder.relative_to(root)
-    found: Whereabouts = {"sync": f"wandb sync {folder}"}
-    if not run.offline and run.url:
-        found["url"] = run.url
-    return found
-
-
-def _folder(run: Run) -> Path:
-    return Path(run.dir).parent
-
-
-def logged_picture(picture: Image | Path, caption: str) -> Any:
-    """Returns a picture, or the file of one as it is, in the form that a W&B run logs.
-
-    None where that cannot be had: W&B writes it into the system's temporary folder.
-    """
-    import wandb
-
-    try:
-        return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
-    except Exception as error:  # noqa: BLE001 - whatever W&B cannot do, the run goes on
-        print(f"W&B cannot keep the picture of {caption} ({_first_line(error)})")
-        return None
-
-
 def _mode(tracking: Tracking) -> Mode:
     if tracking.mode != "auto":
         return tracking.mode
-    wish = os.environ.get("WANDB_MODE")
-    if wish in get_args(Mode):
-        return cast(Mode, wish)
+    mode = os.environ.get("WANDB_MODE")
+    if mode in get_args(Mode):
+        return cast(Mode, mode)
     return "online" if _has_key() else "offline"
 
 
@@ -224,19 +206,49 @@ def _has_key() -> bool:
     try:
         return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
     except (wandb.Error, OSError) as error:
-        print(f"W&B's key cannot be had ({_first_line(error)}): this run is tracked offline")
+        print(f"W&B's key cannot be read ({_first_line(error)}): this run is tracked offline")
         return False
 
 
 def _default_group() -> str:
-    """One group for what one command ran: DVC's name of the experiment, else the git revision."""
+    """Returns one group for all runs of a command: DVC's experiment, else the git revision."""
     if name := os.environ.get("DVC_EXP_NAME"):
         return name
     return (code_version()["revision"] or "no-revision")[:12]
 
 
-def _refused(error: Exception) -> str:
-    """Returns what is wrong, without the value: it may be a key."""
+def _folder_with_space(root: Path) -> Path:
+    """Returns ``root``, or a temporary folder if the disk of ``root`` is full."""
+    folder = root / "wandb"
+    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_SPACE:
+        return root
+    try:
+        other = Path(tempfile.mkdtemp(prefix="wandb-"))
+    except OSError:
+        return root
+    print(
+        f"{folder} has less than {MIN_FREE_SPACE / 2**20:g} MiB left: W&B's record goes to {other}"
+    )
+    return other
+
+
+def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
+    folder, offline = _run_folder(run), run.offline or incomplete
+    try:
+        run.finish(exit_code=exit_code)
+    except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
+        print(f"W&B could not finish its upload ({_first_line(error)})")
+        offline = True
+    if offline and folder.is_dir():
+        print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
+
+
+def _run_folder(run: Run) -> Path:
+    return Path(run.dir).parent
+
+
+def _message(error: Exception) -> str:
+    """Returns what is wrong, without the refused value, which may be a key."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):

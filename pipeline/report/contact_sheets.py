@@ -1,4 +1,4 @@
-"""Contact sheets: a figure's pictures on one PNG, for a pull request or a slide."""
+"""Contact sheets: all pictures of a figure in one PNG, for a pull request or a slide."""
 
 from __future__ import annotations
 
@@ -8,69 +8,61 @@ from pathlib import Path
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.config.schema import Figure
 from pipeline.imaging.picture_files import read_picture, write_png
 
 Tile = tuple[Path | None, Sequence[str]]
-"""A picture, None where there is none, and the lines beneath it."""
+"""A picture, or None for a missing one, and the lines of text below it."""
 
-EDGE = 160
-"""Longest edge of a picture on the sheet, in pixels."""
-GAP, LINE = 12, 15
+EDGE, GAP, LINE, TITLE, ROW_TITLE = 160, 12, 15, 22, 150
+"""In pixels: longest edge of a picture, space between pictures, height of a line of text and of
+the title, width of the titles of rows."""
 FONT = str(Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
-MISSING, INK, SOFT, PAPER = "#dddddd", "#1a1a1a", "#6a6a6a", "#ffffff"
+BLACK, GREY, LIGHT_GREY = "#1a1a1a", "#6a6a6a", "#dddddd"
 
 
-def contact_sheet(
-    title: str,
-    rows: Sequence[Sequence[Tile]],
-    path: Path,
-    row_titles: Sequence[str] = (),
-    column_titles: Sequence[str] = (),
-) -> None:
-    """Writes rows of pictures with their lines of text; the same pictures, the same bytes."""
-    pictures = [[_thumbnail(file) for file, _ in row] for row in rows]
-    columns = max(map(len, rows))
+def write_contact_sheet(layout: Figure, rows: Sequence[Sequence[Tile]], path: Path) -> None:
+    """Writes the pictures of a figure as a PNG; equal input gives equal bytes."""
     large, small = (ImageFont.truetype(FONT, size) for size in (18, 11))
+    thumbnails = [[_thumbnail(file) for file, _ in row] for row in rows]
     lines = max(len(text) for row in rows for _, text in row)
-    heights = [max(picture.height for picture in row) + lines * LINE + GAP for row in pictures]
-    top, left = 2 * GAP + 22 + (LINE + 4 if column_titles else 0), GAP + (150 if row_titles else 0)
-    width = max(left + columns * (EDGE + GAP), round(large.getlength(title)) + 2 * GAP)
-    sheet = Image.new("RGB", (width, top + sum(heights)), PAPER)
+    heights = [max(image.height for image in row) + lines * LINE + GAP for row in thumbnails]
+    top = 2 * GAP + TITLE + (LINE + 4 if layout.column_titles else 0)
+    left = GAP + (ROW_TITLE if layout.row_titles else 0)
+    width = left + max(map(len, rows)) * (EDGE + GAP)
+    size = max(width, round(large.getlength(layout.title)) + 2 * GAP), top + sum(heights)
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), title, fill=INK, font=large)
-    for column, text in enumerate(column_titles):
-        draw.text(
-            (left + column * (EDGE + GAP), top - LINE - 4), _cut(text, small), fill=INK, font=small
-        )
-    y = top
-    for index, (row, height) in enumerate(zip(pictures, heights, strict=True)):
-        if row_titles:
-            draw.multiline_text((GAP, y), _broken(row_titles[index]), fill=INK, font=small)
-        for column, picture in enumerate(row):
+    draw.text((GAP, GAP), layout.title, fill=BLACK, font=large)
+    for column, text in enumerate(layout.column_titles):
+        place = left + column * (EDGE + GAP), top - LINE - 4
+        draw.text(place, _shortened(text, small), fill=BLACK, font=small)
+    for index, row in enumerate(rows):
+        y = top + sum(heights[:index])
+        if layout.row_titles:
+            text = layout.row_titles[index].replace(", ", ",\n")
+            draw.multiline_text((GAP, y), text, fill=BLACK, font=small)
+        for column, (image, (_, texts)) in enumerate(zip(thumbnails[index], row, strict=True)):
             x = left + column * (EDGE + GAP)
-            sheet.paste(picture, (x, y))
-            for number, text in enumerate(rows[index][column][1]):
-                place = (x, y + picture.height + 2 + number * LINE)
-                draw.text(place, _cut(text, small), fill=SOFT, font=small)
-        y += height
+            sheet.paste(image, (x, y))
+            for number, text in enumerate(texts):
+                place = x, y + image.height + 2 + number * LINE
+                draw.text(place, _shortened(text, small), fill=GREY, font=small)
     write_png(sheet, path, {})
 
 
 def _thumbnail(file: Path | None) -> Image.Image:
     if file is None:
-        return Image.new("RGB", (EDGE, EDGE * 3 // 4), MISSING)
+        return Image.new("RGB", (EDGE, EDGE * 3 // 4), LIGHT_GREY)
     picture = read_picture(file)
     picture.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
     return picture
 
 
-def _broken(text: str) -> str:
-    return text.replace(", ", ",\n")
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont) -> str:
-    if font.getlength(text) <= EDGE:
-        return text
-    while font.getlength(f"{text}…") > EDGE:
+def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """Returns a text that is at most as wide as a picture."""
+    shortened = text
+    while font.getlength(shortened) > EDGE:
         text = text[:-1]
-    return f"{text}…"
+        shortened = f"{text}…"
+    return shortened

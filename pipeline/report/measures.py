@@ -1,4 +1,4 @@
-"""What the paper claims of a figure, measured on its pictures.
+"""Measurements of what the paper claims of a figure, on the pictures of that figure.
 
 Pictures are compared as saved, 8-bit sRGB in units of the full range: an RMSE of 1 is black against
 white.
@@ -19,122 +19,125 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from pipeline import paths
-from pipeline.experiments.results import Cell, as_text
+from pipeline.experiments.results import ExperimentRecord, setting_text
 from pipeline.imaging.picture_files import read_picture
-from pipeline.report.plots import depth_curves, distance_map, trade_off_curve
+from pipeline.report.plots import plot_distances, plot_reconstructions, plot_trade_off
 
 Pixels = npt.NDArray[np.float64]
+Records = Sequence[ExperimentRecord]
 
-WINDOW = 11
-"""Edge in pixels of SSIM's window, which a picture must hold."""
+SSIM_WINDOW = 11
+"""Edge in pixels of the window of SSIM. Smaller pictures have no SSIM."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A table for people, and perhaps a plot.
+    """A table of measured values.
 
     Attributes:
-        columns, rows: the table, every cell as text; a row's first cell is its title.
-        note: what to read in it.
-        plot: what the plot shows, empty without one.
+        columns, rows: the table, all as text; the first value of a row is its title.
+        note: explains the values.
+        plot: describes the plot.
     """
 
     columns: list[str]
     rows: list[list[str]]
     note: str
-    plot: str = ""
+    plot: str
 
 
-def reconstruction(cells: Sequence[Cell], plot: Path) -> Measurement:
-    """Measures how near a reconstruction comes to its picture: by its own loss, and in pixels.
+def measure_reconstructions(records: Records, plot: Path) -> Measurement:
+    """Measures the distance of reconstructions from their input picture: loss, RMSE and SSIM.
 
-    SSIM is that of Wang et al. 2004 (Gaussian window of 1.5 pixels), the mean over channels; a
-    picture smaller than the window has none.
+    SSIM is that of Wang et al. 2004 (Gaussian window with a standard deviation of 1.5 pixels), the
+    mean over the channels.
+
+    Args:
+        records: finished experiments with one loss, of content or of style.
+        plot: the SVG file to write.
     """
-    role = cells[0].roles[0]
-    layers = [as_text(cell.settings[f"{role}_layers"]) for cell in cells]
-    shares, errors, likenesses = [], [], []
-    for cell in cells:
-        results = cell.finished
+    (role,) = records[0].images
+    rows, layers, errors, similarities = [], [], [], []
+    for record in records:
+        names, results = record.settings[f"{role}_layers"], record.finished
         start = results.metrics.get(f"start_{role}", results.history[role][0])
-        shares.append(results.metrics[f"saved_{role}"] / start)
         picture = read_picture(results.image)
-        found = _pixels(picture)
-        target = read_picture(paths.picture(cell.settings[role]))
-        wanted = _pixels(_resized(target, picture.size, cell.settings))
-        errors.append(_rmse(found, wanted))
-        likenesses.append(_ssim(found, wanted))
-    depth_curves([layer.split(", ")[-1] for layer in layers], errors, likenesses, plot)
+        target = read_picture(paths.picture(record.images[role]))
+        pixels = _pixels(picture), _pixels(_resized(target, picture.size, record.settings))
+        error, similarity = _rmse(*pixels), _ssim(*pixels)
+        loss = f"{100 * results.metrics[f'saved_{role}'] / start:.3g} %"
+        shown = "–" if math.isnan(similarity) else f"{similarity:.3f}"
+        rows.append([setting_text(names), loss, f"{error:.3f}", shown])
+        layers.append(list(names)[-1])
+        errors.append(error)
+        similarities.append(similarity)
+    plot_reconstructions(layers, errors, similarities, plot)
     return Measurement(
-        columns=[f"{role} layers", f"{role} loss, of the start's", "pixel RMSE", "SSIM"],
-        rows=[
-            [layer, f"{100 * share:.3g} %", f"{error:.3f}", _shown(likeness)]
-            for layer, share, error, likeness in zip(
-                layers, shares, errors, likenesses, strict=True
-            )
-        ],
-        note=f"Loss of the picture as saved, in percent of the start's; RMSE and SSIM against the "
-        f"{role} image.",
+        columns=[f"{role} layers", f"{role} loss, relative to the start", "pixel RMSE", "SSIM"],
+        rows=rows,
+        note=f"The loss is that of the saved picture in percent of the loss at the start. RMSE and "
+        f"SSIM compare it with the {role} image.",
         plot="Pixel RMSE and SSIM against the deepest layer",
     )
 
 
-def trade_off(cells: Sequence[Cell], plot: Path) -> Measurement:
-    """Measures what a ratio of the weights buys: both losses before their weights."""
-    ratios = [cell.settings["content_weight"] / cell.settings["style_weight"] for cell in cells]
-    contents, styles = (
-        [cell.finished.metrics[f"saved_{role}"] / cell.settings[f"{role}_weight"] for cell in cells]
-        for role in ("content", "style")
-    )
-    trade_off_curve(ratios, contents, styles, plot)
+def measure_trade_off(records: Records, plot: Path) -> Measurement:
+    """Measures content and style loss, both before their weights, against their ratio α/β."""
+    ratios, contents, styles = [], [], []
+    for record in records:
+        settings, metrics = record.settings, record.finished.metrics
+        ratios.append(settings["content_weight"] / settings["style_weight"])
+        contents.append(metrics["saved_content"] / settings["content_weight"])
+        styles.append(metrics["saved_style"] / settings["style_weight"])
+    plot_trade_off(ratios, contents, styles, plot)
+    values = zip(ratios, contents, styles, strict=True)
     return Measurement(
         columns=["α/β", "content loss", "style loss"],
-        rows=[
-            [f"{ratio:g}", f"{content:.4g}", f"{style:.4g}"]
-            for ratio, content, style in zip(ratios, contents, styles, strict=True)
-        ],
-        note="Losses of the pictures as saved, before α and β.",
+        rows=[[f"{ratio:g}", f"{content:.4g}", f"{style:.4g}"] for ratio, content, style in values],
+        note="The losses are those of the saved pictures, without the weights α and β.",
         plot="Style loss against content loss, one point for each ratio",
     )
 
 
-def starts(cells: Sequence[Cell], plot: Path) -> Measurement:
-    """Measures how much the start decides: the RMSE between every two results."""
-    pixels = [_pixels(read_picture(cell.finished.image)) for cell in cells]
-    titles = [_start(cell, cells) for cell in cells]
+def measure_starts(records: Records, plot: Path) -> Measurement:
+    """Measures the influence of the start: the RMSE between every two results."""
+    pixels = [_pixels(read_picture(record.finished.image)) for record in records]
+    titles = [_start(record, records) for record in records]
     distances = [[_rmse(one, other) for other in pixels] for one in pixels]
-    distance_map(titles, distances, plot)
+    plot_distances(titles, distances, plot)
     noises, repeats = [], []
-    for (i, one), (j, other) in combinations(enumerate(cells), 2):
+    for (i, one), (j, other) in combinations(enumerate(records), 2):
         if one.settings == other.settings:
             repeats.append(distances[i][j])
         elif one.settings["init"] == other.settings["init"] == "noise":
             noises.append(distances[i][j])
-    notes = ["RMSE between two results."]
+    note = "The values are the RMSE between two results."
     if noises:
-        notes.append(f"Between two noises {min(noises):.4f} to {max(noises):.4f}.")
+        note += f" Two noises: {min(noises):.4f} to {max(noises):.4f}."
     if repeats:
-        notes.append(f"Between two runs with the same settings {max(repeats):.4g}.")
+        note += f" Two runs with equal settings: at most {max(repeats):.4g}."
     rows = [
         [title, *(f"{distance:.4f}" for distance in row)]
         for title, row in zip(titles, distances, strict=True)
     ]
-    return Measurement(["", *titles], rows, " ".join(notes), "The same distances as a map")
+    return Measurement(
+        ["", *titles], rows, note, "RMSE between every two results, as shades of grey"
+    )
 
 
-MEASURES: dict[str, Callable[[Sequence[Cell], Path], Measurement]] = {
-    "reconstruction": reconstruction,
-    "trade-off": trade_off,
-    "starts": starts,
+MEASURES: dict[str, Callable[[Records, Path], Measurement]] = {
+    "reconstruction": measure_reconstructions,
+    "trade-off": measure_trade_off,
+    "starts": measure_starts,
 }
-"""What ``figures.NAME.measure`` may be → what measures it, given finished cells."""
+"""{a value of ``figures.NAME.measure``: the function that measures finished experiments}."""
 
 
-def _start(cell: Cell, cells: Sequence[Cell]) -> str:
-    init = str(cell.settings["init"])
-    title = f"{init} {cell.settings['seed']}" if init == "noise" else init
-    same = [other.name for other in cells if other.settings == cell.settings]
-    return title if cell.name == same[0] else f"{title}, again"
+def _start(record: ExperimentRecord, records: Records) -> str:
+    init = str(record.settings["init"])
+    title = f"{init} {record.settings['seed']}" if init == "noise" else init
+    equal = [other.name for other in records if other.settings == record.settings]
+    return title if record.name == equal[0] else f"{title}, repeated"
 
 
 def _pixels(picture: Image.Image) -> Pixels:
@@ -145,9 +148,9 @@ def _pixels(picture: Image.Image) -> Pixels:
 def _resized(
     picture: Image.Image, size: tuple[int, int], settings: Mapping[str, Any]
 ) -> Image.Image:
-    """Returns a picture at a size (W, H), as ``images.resize`` does it but for rounding.
+    """Returns a picture at a size (W, H), resized as by ``imaging.tensors.resize`` up to rounding.
 
-    Without antialiasing the bicubic kernels differ too: 0.03 of RMSE on noise.
+    Without antialiasing the bicubic kernels differ too, by an RMSE of 0.03 on noise.
     """
     method = Image.Resampling[settings.get("resampling", "bicubic").upper()]
     if settings.get("antialias", True):
@@ -160,21 +163,8 @@ def _rmse(one: Pixels, other: Pixels) -> float:
     return math.sqrt(float(np.square(one - other).mean()))
 
 
-def _shown(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
 def _ssim(one: Pixels, other: Pixels) -> float:
-    if min(one.shape[:2]) < WINDOW:
+    if min(one.shape[:2]) < SSIM_WINDOW:
         return math.nan
-    return float(
-        structural_similarity(
-            one,
-            other,
-            data_range=1.0,
-            channel_axis=2,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(one, other, data_range=1.0, channel_axis=2, **gaussian))

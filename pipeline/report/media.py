@@ -1,27 +1,26 @@
-"""Pictures and curves as the report's pages show them, copied into its folder."""
+"""Pictures of the report, copied or reduced into its folder."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from pipeline import paths
-from pipeline.experiments.results import Cell
+from pipeline.experiments.results import ExperimentRecord
 from pipeline.files import replacing
 from pipeline.imaging.picture_files import read_picture
-from pipeline.report.plots import loss_curves
 
-MEDIA = paths.REPORTS / "media"
 JPEG_EDGE, JPEG_QUALITY = 512, 75
-"""Long edge in pixels of everything but results, which are shown as they are."""
+"""Longest edge in pixels of all pictures but results, which are shown unchanged."""
 
 
 class Picture(NamedTuple):
-    """A picture of the report: its path relative to ``reports``, and its size in pixels."""
+    """A picture of the report: its path relative to the report's folder, and its size in pixels."""
 
     path: str
     width: int
@@ -29,59 +28,57 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell with the files that show it.
+class ReportEntry:
+    """An experiment with the files of the report that show it.
 
     Attributes:
-        cell: the experiment.
-        inputs: {content or style: its picture}, of the roles it has.
+        record: the experiment.
+        inputs: {role, such as ``content``: the input picture}.
         image: the result, None without one.
-        intermediates: {evaluation: picture}.
-        curves: path of the loss curves, relative to ``reports``; empty without results.
+        intermediates: {evaluation: the image at it}.
+        curves: path of the loss curves, relative to the report's folder; empty without results.
     """
 
-    cell: Cell
+    record: ExperimentRecord
     inputs: dict[str, Picture]
-    image: Picture | None
-    intermediates: dict[int, Picture]
-    curves: str
+    image: Picture | None = None
+    intermediates: Mapping[int, Picture] = field(default_factory=dict)
+    curves: str = ""
 
 
-def show(cell: Cell) -> Shown:
-    """Writes the files of a cell into ``MEDIA`` and returns it with them."""
-    inputs = {}
-    for role in cell.roles:
-        source = paths.picture(cell.settings[role])
-        if source.is_file():
-            inputs[role] = _jpeg(source, MEDIA / "pictures" / f"{cell.settings[role]}.jpg")
-    if cell.results is None:
-        return Shown(cell, inputs, None, {}, "")
-    folder = MEDIA / "experiments" / cell.name
-    image, curves = folder / "image.png", folder / "losses.svg"
-    with replacing(image) as temporary:
-        shutil.copyfile(cell.results.image, temporary)
-    loss_curves(cell.results.history, curves)
-    intermediates = {
-        evaluation: _jpeg(file, folder / f"{file.stem}.jpg")
-        for evaluation, file in cell.results.intermediates.items()
+def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
+    """Writes the pictures of an experiment into the report's folder and returns its entry."""
+    inputs = {
+        role: _add_jpeg(paths.picture(name), f"media/pictures/{name}.jpg", folder)
+        for role, name in record.images.items()
+        if paths.picture(name).is_file()
     }
-    return Shown(cell, inputs, _picture(image), intermediates, relative(curves))
+    if record.results is None:
+        return ReportEntry(record, inputs)
+    media = f"media/experiments/{record.name}"
+    with replacing(folder / media / "image.png") as temporary:
+        shutil.copyfile(record.results.image, temporary)
+    return ReportEntry(
+        record,
+        inputs,
+        image=_picture(f"{media}/image.png", folder),
+        intermediates={
+            evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
+            for evaluation, file in record.results.intermediates.items()
+        },
+        curves=f"{media}/losses.svg",
+    )
 
 
-def relative(path: Path) -> str:
-    """Returns a path relative to ``reports``, as a page's address."""
-    return path.relative_to(paths.REPORTS).as_posix()
-
-
-def _picture(path: Path) -> Picture:
-    with Image.open(path) as picture:
-        return Picture(relative(path), *picture.size)
-
-
-def _jpeg(source: Path, target: Path) -> Picture:
-    if not target.is_file():
+def _add_jpeg(source: Path, path: str, folder: Path) -> Picture:
+    if not (folder / path).is_file():
         picture = read_picture(source)
         picture.thumbnail((JPEG_EDGE, JPEG_EDGE), Image.Resampling.LANCZOS)
-        with replacing(target) as temporary:
+        with replacing(folder / path) as temporary:
             picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
-    return _picture(target)
+    return _picture(path, folder)
+
+
+def _picture(path: str, folder: Path) -> Picture:
+    with Image.open(folder / path) as picture:
+        return Picture(path, *picture.size)

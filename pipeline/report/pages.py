@@ -1,161 +1,119 @@
-"""The report's pages: what each template is given."""
+"""Pages of the report: renders the templates, and writes the plots and contact sheets they show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from pipeline import paths
-from pipeline.config.schema import CataloguedImage, Figure, Params
-from pipeline.experiments.results import as_text, variations
+from pipeline.config.schema import Figure, ReportSettings
+from pipeline.experiments.results import WEIGHTED, Results, differing_settings, setting_text
 from pipeline.files import write_text
-from pipeline.report.contact_sheets import contact_sheet
-from pipeline.report.measures import MEASURES, Measurement
-from pipeline.report.media import MEDIA, Picture, Shown, relative
+from pipeline.report.contact_sheets import write_contact_sheet
+from pipeline.report.loss_curves import HEIGHT, WIDTH, plot_losses
+from pipeline.report.measures import MEASURES
+from pipeline.report.media import ReportEntry
 
-PAGES, SHEETS = paths.REPORTS / "experiments", paths.REPORTS / "sheets"
-ASSETS = "report.css", "report.js"
-OTHERS = "_others"
-"""The figure of what is in none; no name in params.yaml begins so."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure with what shows it.
-
-    Attributes:
-        name: of the figure in params.yaml.
-        layout: its section there.
-        rows: the grid.
-        captions: {experiment: {setting that varies in the figure: its value}}.
-        inputs: {catalogued picture: it}, of all its cells.
-        measurement: what its claim measures, None without one or without results.
-        plot: path of the measurement's plot, relative to ``reports``.
-    """
-
-    name: str
-    layout: Figure
-    rows: list[list[Shown]]
-    captions: dict[str, dict[str, str]]
-    inputs: dict[str, Picture]
-    measurement: Measurement | None
-    plot: str
+OTHERS, COLUMNS = "_others", 5
+"""The figure of all experiments that are in no other, and its columns. No name begins with _."""
 
 
-def write_pages(shown: Mapping[str, Shown], params: Params) -> None:
-    """Writes index, one page for each experiment, comparison, contact sheets and summary."""
-    panels = [_panel(name, figure, shown) for name, figure in params.figures.items()]
-    pictured = {name for figure in params.figures.values() for name in figure.experiments}
-    own = [each for name, each in shown.items() if name not in pictured]
-    if own:
-        layout = Figure(title="Other experiments", rows=[[each.cell.name for each in own]])
-        panels.append(_panel(OTHERS, layout, shown))
-    given: dict[str, Any] = {
-        "panels": panels,
-        "shown": shown,
-        "images": _used(shown, params),
-        "compared": [_compared(each) for each in shown.values()],
-        "changes": {name: _changes(each) for name, each in shown.items()},
-        "figures_of": {
-            name: [panel for panel in panels if name in panel.layout.experiments] for name in shown
-        },
+def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
+    """Writes all pages, plots and contact sheets of the report into a folder."""
+    layouts = dict(plan.figures)
+    if others := [name for name in entries if plan.figure_of(name) is None]:
+        rows = [others[start : start + COLUMNS] for start in range(0, len(others), COLUMNS)]
+        layouts[OTHERS] = Figure(title="Other experiments", rows=rows)
+    images = {image for entry in entries.values() for image in entry.record.images.values()}
+    values: dict[str, Any] = {
+        "figures": [_figure(name, layout, entries, folder) for name, layout in layouts.items()],
+        "entries": entries,
+        "images": {name: plan.images[name] for name in sorted(images)},
+        "compared": [_compared(entry) for entry in entries.values()],
     }
-    environment = _environment()
+    templates = _environment()
     for page in ("index.html", "compare.html", "summary.md"):
-        text = environment.get_template(page).render(root="", **given)
-        write_text(paths.REPORTS / page, text)
-    template = environment.get_template("experiment.html")
-    for name, each in shown.items():
-        write_text(PAGES / f"{name}.html", template.render(root="../", each=each, **given))
-    for asset in ASSETS:
+        write_text(folder / page, templates.get_template(page).render(root="", **values))
+    experiment, losses = map(templates.get_template, ("experiment.html", "losses.svg"))
+    for name, entry in entries.items():
+        page = experiment.render(root="../", entry=entry, **values)
+        write_text(folder / "experiments" / f"{name}.html", page)
+        if results := entry.record.results:
+            plots = losses.render(plots=_loss_plots(results), width=WIDTH, height=HEIGHT)
+            write_text(folder / entry.curves, plots)
+    for asset in ("report.css", "report.js"):
         text = (files("pipeline.report") / "templates" / asset).read_text(encoding="utf-8")
-        write_text(MEDIA / asset, text)
+        write_text(folder / "media" / asset, text)
 
 
-def _panel(name: str, layout: Figure, shown: Mapping[str, Shown]) -> Panel:
-    rows = [[shown[experiment] for experiment in row] for row in layout.rows]
-    cells = [shown[experiment].cell for experiment in layout.experiments]
-    captions = variations(cells)
-    contact_sheet(
-        layout.title,
-        [[(_result(each), _lines(each, captions)) for each in row] for row in rows],
-        SHEETS / f"{name}.png",
-        layout.row_titles,
-        layout.column_titles,
-    )
-    finished = [cell for cell in cells if _is_complete(shown[cell.name])]
-    plot, measurement = MEDIA / "figures" / f"{name}.svg", None
-    if layout.measure and len(finished) > 1:
-        measurement = MEASURES[layout.measure](finished, plot)
-    return Panel(
-        name,
-        layout,
-        rows,
-        captions,
-        inputs={
-            each.cell.settings[role]: picture
-            for row in rows
-            for each in row
-            for role, picture in each.inputs.items()
-        },
-        measurement=measurement,
-        plot=relative(plot),
-    )
-
-
-def _is_complete(each: Shown) -> bool:
-    return each.image is not None and set(each.inputs) == set(each.cell.roles)
-
-
-def _result(each: Shown) -> Any:
-    return each.cell.results.image if each.cell.results else None
-
-
-def _lines(each: Shown, captions: Mapping[str, Mapping[str, str]]) -> Sequence[str]:
-    varied = [f"{key} {value}" for key, value in captions[each.cell.name].items()]
-    return varied or [each.cell.name]
-
-
-def _changes(each: Shown) -> dict[str, str]:
-    cell = each.cell
-    return {key: as_text(cell.settings[key]) for key in cell.settings if key in cell.changed}
-
-
-def _compared(each: Shown) -> dict[str, Any]:
-    """Returns what the comparison's script needs of a cell."""
-    cell = each.cell
+def _figure(
+    name: str, layout: Figure, entries: Mapping[str, ReportEntry], folder: Path
+) -> dict[str, Any]:
+    """Writes the contact sheet and the plot of a figure, and returns its values in templates."""
+    shown = [entries[experiment] for experiment in layout.experiments]
+    captions = differing_settings([entry.record for entry in shown])
+    rows = [[entries[experiment] for experiment in row] for row in layout.rows]
+    lines = {
+        experiment: [f"{key} {value}" for key, value in settings.items()] or [experiment]
+        for experiment, settings in captions.items()
+    }
+    tiles = [[(e.image and folder / e.image.path, lines[e.record.name]) for e in r] for r in rows]
+    write_contact_sheet(layout, tiles, folder / f"sheets/{name}.png")
+    results = [entry.record.results for entry in shown if entry.record.results]
+    terms = dict.fromkeys(term for each in results for term in each.terms)
+    complete = [e.record for e in shown if e.image and set(e.inputs) == set(e.record.images)]
+    measurement = None
+    if layout.measure and len(complete) > 1:
+        measurement = MEASURES[layout.measure](complete, folder / f"media/figures/{name}.svg")
     return {
-        "name": cell.name,
-        "image": each.image.path if each.image else None,
-        "reason": cell.reason,
-        "curves": each.curves,
-        "settings": [[key, as_text(value)] for key, value in cell.settings.items()],
+        "name": name,
+        "layout": layout,
+        "rows": rows,
+        "captions": captions,
+        "inputs": {e.record.images[role]: e.inputs[role] for e in shown for role in e.inputs},
+        "terms": [t for t in terms if any(each.metrics.get(f"saved_{t}") for each in results)],
+        "measurement": measurement,
     }
 
 
-def _used(shown: Mapping[str, Shown], params: Params) -> dict[str, CataloguedImage]:
-    names = {each.cell.settings[role] for each in shown.values() for role in each.cell.roles}
-    return {name: params.images[name] for name in sorted(names)}
+def _compared(entry: ReportEntry) -> dict[str, Any]:
+    """Returns what the script of the comparison needs of an experiment."""
+    record = entry.record
+    return {
+        "name": record.name,
+        "image": entry.image and entry.image.path,
+        "reason": record.reason,
+        "curves": entry.curves,
+        "settings": [[key, setting_text(value)] for key, value in record.settings.items()],
+    }
+
+
+def _loss_plots(results: Results) -> list[dict[str, Any]]:
+    history = results.history
+    plots = {
+        "Total loss and its terms": {term: history[term] for term in results.terms},
+        "Weighted parts of the terms": {part: history[part + WEIGHTED] for part in results.parts},
+    }
+    drawn = (plot_losses(title, history["evaluation"], losses) for title, losses in plots.items())
+    return [plot for plot in drawn if plot]
 
 
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
-        autoescape=select_autoescape(),
+        autoescape=select_autoescape(["html", "svg"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["text"] = as_text
-    environment.filters["in_table"] = _in_table
+    environment.filters |= {"setting_text": setting_text, "in_table": _in_table}
     return environment
 
 
 def _in_table(text: str) -> str:
-    """Returns text as one cell of a Markdown table, without effect."""
+    """Returns text as the content of one field of a Markdown table, with markup escaped."""
     return escape(" ".join(text.split())).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""CUDA graphs: work of many small kernels, recorded once and then done again by one launch."""
+"""CUDA graphs: many small kernels, captured once and then launched together."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ Result = TypeVar("Result")
 
 
 def cuda_graph(work: Callable[[], Result], warm_up: int) -> tuple[Callable[[], object], Result]:
-    """Records on the current CUDA device, and gives back what memory the warm-up took.
+    """Captures work on the current CUDA device as a graph; the capture itself computes nothing.
 
     Args:
-        work: asks nothing of the device, and works on the same memory each time.
-        warm_up: how often to do it before: cuDNN chooses its algorithms, cuBLAS its workspace. To
-            record is not to do.
+        work: launches kernels that read and write the same memory at each call, and reads no
+            value from the device.
+        warm_up: how often the work is done before the capture, in which cuDNN chooses its
+            algorithms and cuBLAS its workspace. Memory that it took is freed.
 
     Returns:
-        What does it again, and the tensors in which that leaves its results.
+        A function that does the work again, and the tensors in which it leaves its results.
 
     Raises:
-        RuntimeError: an operation cannot be recorded. torch before 2.12 may then be unable to go
-            on: its allocator still believes in the recording.
+        RuntimeError: an operation cannot be captured. With torch before 2.12 the process may then
+            be unable to go on: its allocator still believes that a capture is under way.
     """
     ordinary = torch.cuda.current_stream()
     if warm_up:
@@ -40,5 +41,5 @@ def cuda_graph(work: Callable[[], Result], warm_up: int) -> tuple[Callable[[], o
         with torch.cuda.graph(graph):
             result = work()
     finally:
-        torch.cuda.set_stream(ordinary)  # where it failed, torch before 2.12 leaves its own
+        torch.cuda.set_stream(ordinary)  # after a failure, torch before 2.12 leaves its own stream
     return graph.replay, result

@@ -1,4 +1,4 @@
-"""Lightning's Trainer as every run here uses it: one device, no advice, a true exit status."""
+"""Fits a LightningModule on one device, quietly, and exits with a status if interrupted."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ def run(
     resume_from: Any = None,
     **options: Any,
 ) -> pl.Trainer:
-    """Fits the module on the device and leaves it there; returns the trainer.
+    """Fits the module on the device, leaves it there, and returns the trainer.
 
     Args:
-        module: what to fit.
-        device: where.
-        data: batches; by default the module's own.
-        resume_from: path of a checkpoint of Lightning's, or None.
+        module, device: what is fitted, and where.
+        data: iterable of batches; None: the module's own.
+        resume_from: path of a Lightning checkpoint, or None.
         options: of ``pl.Trainer``.
 
     Raises:
-        SystemExit: 143 after SIGTERM, 130 after an interrupt. Lightning ends the first with
-            status 0, and DVC would take what is unfinished for the result.
+        SystemExit: 143 after SIGTERM, 130 after an interrupt. Lightning itself exits with status 0
+            after SIGTERM, and DVC would take the unfinished outputs for the result.
     """
     _quieten_lightning()
-    # Deterministic mode would write NaN into all memory before it is used, to show what reads it.
+    # Deterministic mode would fill all memory with NaN before its first use, for debugging.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
@@ -56,17 +55,18 @@ def run(
     except SystemExit:
         sys.exit(SIGINT_STATUS)
     finally:
-        trainer.strategy.optimizers = []  # L-BFGS's history is large, and the module keeps trainers
-        # After an exception Lightning puts back what it found, which may be a callback's.
+        # The module keeps its trainer, and L-BFGS's history is large.
+        trainer.strategy.optimizers = []
+        # After an exception Lightning restores the handler it saw, which may be a callback's.
         signal.signal(signal.SIGINT, handler)
-    if trainer.received_sigterm:  # too late for Lightning to see
+    if trainer.received_sigterm:  # after the last step, where Lightning does not check for it
         sys.exit(SIGTERM_STATUS)
     module.to(device)  # Lightning leaves it on the CPU
     return trainer
 
 
 def _quieten_lightning() -> None:
-    """Drops Lightning's advice on data loaders and folders, and the warnings it causes itself."""
+    """Suppresses Lightning's advice on data loaders and folders, and warnings of its own making."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")

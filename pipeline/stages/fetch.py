@@ -1,108 +1,42 @@
-"""Stage ``fetch``: the pictures that experiments name → ``data/images``, upright 8-bit sRGB.
+"""Stage ``fetch``: fetches the pictures that experiments use into ``data/images``.
 
-    python -m pipeline.stages.fetch [EXPERIMENT …]
-
-Those of the catalogue that no experiment names stay where they are. What was downloaded is kept;
-where that is gone, and its address too, as in a clone, the picture that DVC brought is kept.
+python -m pipeline.stages.fetch [EXPERIMENT …]
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
-from collections.abc import Collection, Sequence
-from itertools import chain
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Sequence
 
-from PIL.Image import Image
-
-from pipeline import paths
+from pipeline.config.code_hash import code_hash
 from pipeline.config.params import find_experiment, read_params
-from pipeline.config.plan import as_planned
-from pipeline.config.schema import CataloguedImage, Params
+from pipeline.config.schema import Params
 from pipeline.errors import UserError
-from pipeline.files import sha256
-from pipeline.imaging.picture_files import read_picture, read_text, write_png
-from pipeline.imaging.sources import forget_download, locate
+from pipeline.imaging.fetching import Source, fetch_images, remove_other_images
 from pipeline.records.status import record_failure
 from pipeline.stages import run_stage
 
 
-def fetch(params: Params, names: Sequence[str] = ()) -> None:
-    """Writes ``NAME.png`` for every picture, with source and hash in the PNG's text.
-
-    Args:
-        params: the catalogue and the experiments.
-        names: the experiments whose pictures are wanted; none: all.
+def fetch(params: Params, experiments: Sequence[str] = ()) -> None:
+    """Fetches the pictures of some experiments, or of all, and then removes all other pictures.
 
     Raises:
-        UserError: no such experiment, or nothing usable at some sources: all of them are named, and
-            the other pictures are there.
+        UserError: no such experiment, or pictures that could not be fetched. Each of them is named,
+            and the other pictures are there.
     """
-    experiments = {name: find_experiment(params, name) for name in names or params.experiments}
-    named = {name: dict.fromkeys([each.content, each.style]) for name, each in experiments.items()}
-    missing: dict[str, str] = {}
-    if not names:
-        _clear({paths.picture(image) for image in chain.from_iterable(named.values())})
-    for image in dict.fromkeys(chain.from_iterable(named.values())):
-        try:
-            _fetch(image, params.images[image])
-        except UserError as error:
-            missing[image] = f"image {image!r} from {params.images[image].source}: {error}"
-    for name, images in named.items():
-        if reasons := [missing[image] for image in images if image in missing]:
+    names = experiments or params.experiments
+    used = {name: find_experiment(params, name).images.values() for name in names}
+    images = {image: params.images[image] for pair in used.values() for image in pair}
+    if not experiments:
+        remove_other_images(images)
+    sources = {name: Source(image.source, image.hash) for name, image in images.items()}
+    failures = fetch_images(sources, code_hash("pipeline.imaging.picture_files"))
+    for name, pictures in used.items():
+        if reasons := [failures[image] for image in dict.fromkeys(pictures) if image in failures]:
             record_failure(name, "\n".join(reasons))
-    if missing:
-        raise UserError("\n".join(missing.values()))
-
-
-def _clear(wanted: Collection[Path]) -> None:
-    """Removes what earlier runs left and nobody asks for."""
-    for path in paths.IMAGES.glob("*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path not in wanted:
-            path.unlink()
-
-
-def _fetch(name: str, image: CataloguedImage) -> None:
-    try:
-        file = locate(image.source, image.hash, paths.downloads())
-    except UserError as error:
-        if not _kept(name, image):
-            raise
-        print(f"{name}: kept as it is. {error}")
-        return
-    picture = _read_or_forgotten(file)
-    text = {"Source": image.source, "Pin": image.hash or "", "Source-SHA256": sha256(file)}
-    width, height = picture.size
-    print(f"{name}: {width}x{height} pixels from {image.source} (sha256:{text['Source-SHA256']})")
-    write_png(picture, paths.picture(name), text)
-
-
-def _kept(name: str, image: CataloguedImage) -> bool:
-    """Returns whether the picture is there, of the same entry, from where nothing watches."""
-    file = paths.picture(name)
-    text = read_text(file) if file.is_file() else {}
-    if (text.get("Source"), text.get("Pin")) != (image.source, image.hash or ""):
-        return False
-    source = Path(image.source).expanduser()
-    return not source.exists() and not source.is_relative_to("data/own")
-
-
-def _read_or_forgotten(file: Path) -> Image:
-    try:
-        return read_picture(file)
-    except UserError:
-        forget_download(file, paths.downloads())
-        raise
-
-
-def main(arguments: Sequence[str]) -> NoReturn:
-    """Runs the stage for the experiments that the arguments name, or for all, and exits."""
-    run_stage(lambda: fetch(as_planned(read_params()), arguments))
+    if failures:
+        raise UserError("\n".join(failures.values()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_stage(lambda: fetch(read_params(), sys.argv[1:]))

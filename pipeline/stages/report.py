@@ -1,83 +1,21 @@
-"""Stage ``report``: every experiment of params.yaml, figure by figure, as a static folder.
-
-Reads the outputs of the cells by the names in params.yaml, never by what lies in a folder: a
-removed experiment leaves its files behind. An experiment without results is shown as one.
-"""
+"""Stage ``report``: the results of all experiments → static pages in ``reports``."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
-from pipeline import paths
 from pipeline.config.params import read_params
-from pipeline.config.schema import Params
-from pipeline.experiments.results import read_cells
-from pipeline.imaging.picture_files import read_picture
-from pipeline.records.tracking import logged_picture, tracked_run
-from pipeline.report.media import MEDIA, Picture, Shown, show
-from pipeline.report.pages import PAGES, SHEETS, write_pages
+from pipeline.config.plan import read_report_plan
+from pipeline.report.build import build_report
 from pipeline.stages import run_stage
 
 
-def report(params: Params) -> None:
-    """Writes the report into ``reports``, and logs one table of all experiments to W&B."""
-    for folder in (MEDIA, PAGES, SHEETS):
-        shutil.rmtree(folder, ignore_errors=True)
-    shown = {name: show(cell) for name, cell in read_cells(params).items()}
-    write_pages(shown, params)
-    finished = {name: each for name, each in shown.items() if each.image}
-    missing = (
-        f", {len(shown) - len(finished)} without results" if len(finished) < len(shown) else ""
-    )
-    print(f"report: {len(shown)} experiments{missing} in {paths.REPORTS / 'index.html'}")
-    _track(finished, params)
+def report() -> None:
+    """Replaces the report, and logs a table of its experiments to W&B.
 
-
-def _track(finished: Mapping[str, Shown], params: Params) -> None:
-    """Logs one table: a row for each finished experiment, with pictures, settings and metrics."""
-    import wandb
-
-    metrics = list(dict.fromkeys(key for each in finished.values() for key in _metrics(each)))
-    columns = ["experiment", "figure", "content", "style", "result", "settings", *metrics]
-    config = {"experiments": list(finished)}
-    with tracked_run(
-        params.tracking,
-        root=paths.shared_root(),
-        name="report",
-        job_type="report",
-        config=config,
-    ) as run:
-        table = wandb.Table(columns=list[str | int](columns))
-        shown = cache(_logged)  # most pictures are those of many rows
-        for name, each in finished.items():
-            pictures = {
-                role: shown(picture, each.cell.settings[role])
-                for role, picture in each.inputs.items()
-            }
-            assert each.image is not None
-            pictures["result"] = shown(each.image, name)
-            changes = {key: each.cell.settings[key] for key in sorted(each.cell.changed)}
-            table.add_data(
-                name,
-                params.figure_of(name),
-                *(pictures.get(role) for role in ("content", "style", "result")),
-                json.dumps(changes),
-                *(_metrics(each).get(key) for key in metrics),
-            )
-        run.log({"experiments": table})
-
-
-def _logged(picture: Picture, caption: str) -> Any:
-    return logged_picture(read_picture(paths.REPORTS / picture.path), caption)
-
-
-def _metrics(each: Shown) -> dict[str, float]:
-    return each.cell.finished.metrics
+    Raises:
+        UserError: the report has no plan, or params.yaml has mistakes.
+    """
+    build_report(read_report_plan(), read_params().tracking)
 
 
 if __name__ == "__main__":
-    run_stage(lambda: report(read_params()))
+    run_stage(report)

@@ -1,1 +1,1 @@
-"""One style transfer, from its inputs to the image."""
+"""One style transfer, from its input pictures to the generated image."""

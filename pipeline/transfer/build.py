@@ -21,7 +21,7 @@ from pipeline.networks.layers import needed_layers
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import RunState, StyleTransfer
 
 DAMPING = 0.1
 """What the step lengths are multiplied by in the second attempt, after a divergence."""
@@ -33,32 +33,6 @@ class Inputs(NamedTuple):
     content_image: Tensor
     style_image: Tensor
     start: Tensor
-
-
-def picture_size(name: str) -> tuple[int, int]:
-    """Returns the (H, W) of a picture of the catalogue."""
-    with Image.open(paths.picture(name)) as picture:
-        width, height = picture.size
-    return height, width
-
-
-def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the (H, W) of the content image and of the style image in a run.
-
-    Args:
-        settings: of the experiment.
-        division: what every edge is divided by, rounded down, for a coarse stage.
-    """
-    style = settings.style if settings.style_resize == "own" else settings.content
-    size, style_size = (
-        scaled_size(picture_size(name), settings.size_edge, settings.size)
-        for name in (settings.content, style)
-    )
-    return _divided(size, division), _divided(style_size, division)
-
-
-def _divided(size: tuple[int, int], division: int) -> tuple[int, int]:
-    return max(1, size[0] // division), max(1, size[1] // division)
 
 
 def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
@@ -77,6 +51,29 @@ def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
     if settings.init == "style":
         return Inputs(content, style, resize(style, size, *how))
     return Inputs(content, style, white_noise(size, settings.seed, settings.noise_level))
+
+
+def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the (H, W) of the content image and of the style image, as an experiment asks.
+
+    Args:
+        settings: of the experiment.
+        division: divisor of every edge, rounded down, for a coarse phase.
+    """
+    size = _size(settings.content, settings, division)
+    own = settings.style_resize == "own"
+    return size, _size(settings.style, settings, division) if own else size
+
+
+def picture_size(name: str) -> tuple[int, int]:
+    """Returns the (H, W) of a picture, by its name in the catalogue."""
+    with Image.open(paths.picture(name)) as picture:
+        return picture.height, picture.width
+
+
+def _size(name: str, settings: Experiment, division: int) -> tuple[int, int]:
+    height, width = scaled_size(picture_size(name), settings.size_edge, settings.size)
+    return max(1, height // division), max(1, width // division)
 
 
 def build_objective(
@@ -99,18 +96,19 @@ def build_objective(
 
 
 def build_module(
-    objective: Objective, settings: Experiment, start: Tensor, damped: bool = False
+    objective: Objective, settings: Experiment, image: Tensor, run: RunState
 ) -> StyleTransfer:
-    """Returns the LightningModule that optimises the image, from ``start``, by L-BFGS.
+    """Returns the module that optimises an image by an experiment's L-BFGS.
 
-    If ``damped``, its steps are shorter by ``DAMPING``, and so is the largest step allowed.
+    In a damped run the steps, and the largest step allowed, are shorter by ``DAMPING``.
     """
-    factor = DAMPING if damped else 1.0
+    factor = DAMPING if run.damped else 1.0
     lbfgs = settings.lbfgs.model_dump()
     return StyleTransfer(
         objective,
-        start,
+        image,
         lbfgs={**lbfgs, "lr": lbfgs["lr"] * factor},
         first_step=settings.first_step,
         largest_step=settings.largest_step * factor,
+        run=run,
     )

@@ -1,8 +1,8 @@
-"""What watches a run: its record, its intermediates, its budget, its precision.
+"""Lightning callbacks of a run: loss history, intermediate images, precision, progress bar.
 
-Everything hangs on ``on_after_backward``, which Lightning calls once for each evaluation of the
-objective, with the image that was evaluated and its gradient in place. A line search evaluates
-more than once in a step; ``on_train_batch_end`` comes once, after the image has moved.
+Lightning calls ``on_after_backward`` once for each evaluation of the objective, with the evaluated
+image and its gradient in place, and ``on_train_batch_end`` once for each step, after the image has
+moved. A line search evaluates more than once in a step.
 """
 
 from __future__ import annotations
@@ -23,214 +23,220 @@ from pipeline.files import naming
 from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
-from pipeline.records.tracking import logged_picture
+from pipeline.records.tracking import wandb_image
 from pipeline.runtime.summation import total
-from pipeline.transfer.convergence import EVERY, Course
+from pipeline.transfer.convergence import CHECK_INTERVAL, Convergence
 from pipeline.transfer.module import StyleTransfer
 
+ReportProgress = Callable[[str, int, int, float], None]
 
-class Budget(pl.Callback):
-    """Ends the run at the first step that has used ``evaluations`` evaluations.
-
-    Without a line search that is the step at which ``max_steps`` ends the run anyway. A line search
-    cannot be interrupted: its last step may go over by the evaluations it needs.
-    """
-
-    def __init__(self, evaluations: int) -> None:
-        self.evaluations = evaluations
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if _transfer(module).evaluations >= self.evaluations:
-            trainer.should_stop = True
+HISTORY_FILE = "history.csv"
 
 
 class History(pl.Callback):
-    """Writes every evaluation's losses to a CSV file, and sends them to the run's loggers.
+    """Writes the losses of every evaluation to a CSV file, and sends them to the loggers.
 
-    Columns: stage, evaluation (from 1, on through all stages), iteration (steps of the stage taken
-    before it), the losses of ``Objective.named`` and ``gradient_norm``, the L2 norm of
-    ∂total/∂image for RGB in [0, 1]. Values stay on the device until those of ``EVERY`` iterations
-    are read at once.
+    Columns: stage (the phase), evaluation (from 1, through all phases), iteration (steps of the
+    phase before it), the losses of ``Objective.names``, and ``gradient_norm``, the L2 norm of
+    ∂total/∂image for RGB in [0, 1]. The values stay on the device until those of
+    ``CHECK_INTERVAL`` iterations are read at once.
 
-    An evaluation with a number in it that is NaN or infinite has no row. Loggers get the losses of
-    another stage than ``main`` under ``STAGE/``: they are another network's. ``extras`` maps an
-    evaluation to what loggers, not the file, get beside its losses.
+    An evaluation with a NaN or infinite value has no row. Loggers get the losses of phases other
+    than ``main`` as ``PHASE/NAME``, since they come from another network or size.
 
     Args:
-        path: the file; begun anew at the first evaluation of the first stage.
-        course: is told of every evaluation.
-        stage: its name.
-        before: evaluations of earlier stages.
+        folder: gets ``history.csv``, which the first phase of a run begins anew.
+        convergence: is passed every row.
+
+    Attributes:
+        extras: {evaluation: what the loggers get beside its losses}.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        course: Course,
-        stage: str = "main",
-        before: int = 0,
-    ) -> None:
-        self.path, self.course, self.stage, self.before = path, course, stage, before
-        self.columns: list[str] = []
+    def __init__(self, folder: Path, convergence: Convergence) -> None:
+        self.folder, self.convergence = folder, convergence
+        self.path = folder / HISTORY_FILE
         self.extras: dict[int, dict[str, Any]] = {}
+        self.columns: list[str] = []
         self.pending: list[tuple[int, int, torch.Tensor]] = []
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        names = _transfer(module).objective.names
-        self.columns = ["evaluation", "iteration", *names, "gradient_norm"]
-        if self.before + _transfer(module).evaluations:
+        transfer = _transfer(module)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.columns = ["evaluation", "iteration", *transfer.objective.names, "gradient_norm"]
+        if transfer.run.total_evaluations:
             return
+        transfer.run.files.append(HISTORY_FILE)
         with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
         row = torch.stack([*transfer.losses.values(), total(transfer.gradient.square()).sqrt()])
-        self.pending.append((self.before + transfer.evaluations, transfer.iterations, row))
+        self.pending.append((transfer.run.total_evaluations, transfer.run.iterations, row))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if _transfer(module).iterations % EVERY == 0:
-            self.flush(trainer)
+        if _transfer(module).run.iterations % CHECK_INTERVAL == 0:
+            self.flush(trainer, module)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.flush(trainer)
+        self.flush(trainer, module)
 
-    def flush(self, trainer: pl.Trainer) -> None:
-        """Writes and logs what is pending.
+    def flush(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Reads the pending rows from the device, writes them and logs them.
 
         Raises:
-            FileNotFoundError: somebody removed the file.
+            FileNotFoundError: the file was removed during the run.
         """
         if not self.pending:
             return
+        losses = torch.stack([row for *_, row in self.pending]).tolist()
         rows = [
-            dict(zip(self.columns, [evaluation, step, *values], strict=True))
-            for (evaluation, step, _), values in zip(
-                self.pending, torch.stack([row for *_, row in self.pending]).tolist(), strict=True
-            )
+            dict(zip(self.columns, [evaluation, iteration, *values], strict=True))
+            for (evaluation, iteration, _), values in zip(self.pending, losses, strict=True)
         ]
-        self.course.see(rows)
+        self.pending.clear()
+        self.convergence.observe(rows)
         rows = [row for row in rows if all(map(math.isfinite, row.values()))]
+        phase = _transfer(module).run.phase
         with naming(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(0, os.SEEK_END)
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([self.stage, *map(_exact, row.values())] for row in rows)
-        self.pending.clear()
+            writer.writerows([phase, *map(_as_text, row.values())] for row in rows)
         for row in rows:
             extras = self.extras.pop(row["evaluation"], {})
             for logger in trainer.loggers:
-                logger.log_metrics({**_named(row, self.stage), **extras})
+                logger.log_metrics({**_logged_names(row, phase), **extras})
 
 
 class Intermediates(pl.Callback):
-    """Saves the image as it was evaluated at chosen evaluations, as ``00050.png`` …
+    """Saves the evaluated image at chosen evaluations, as ``intermediates/00050.png`` …
 
     Args:
-        folder: gets the pictures, and in the first stage loses those of an earlier run.
-        at: evaluations, counted as the history counts them.
-        history: gets the pictures too, for its loggers.
-
-    Attributes:
-        written: the files so far.
+        evaluations: at which to save, counted through all phases.
+        history: gets the pictures for its loggers; they are saved in its folder.
     """
 
-    def __init__(self, folder: Path, at: Collection[int], history: History) -> None:
-        self.folder, self.at, self.history = folder, frozenset(at), history
-        self.written: list[Path] = []
+    def __init__(self, evaluations: Collection[int], history: History) -> None:
+        self.evaluations, self.history = frozenset(evaluations), history
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.written = sorted(self.folder.glob("*.png"))
-        if self.history.before + _transfer(module).evaluations:
-            return
-        while self.written:
-            self.written.pop().unlink()
+        folder = _intermediate(self.history.folder, 0).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if _transfer(module).run.total_evaluations == 0:
+            for of_earlier_run in folder.glob("*.png"):
+                of_earlier_run.unlink()
 
     def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         transfer = _transfer(module)
-        evaluation = self.history.before + transfer.evaluations
-        if evaluation not in self.at:
+        evaluation = transfer.run.total_evaluations
+        if evaluation not in self.evaluations:
             return
-        if not self.folder.is_dir():  # write_png would make it, and the run go on without the rest
-            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(self.folder))
-        picture, loss = to_picture(transfer.evaluated), float(transfer.losses["total"])
+        file = _intermediate(self.history.folder, evaluation)
+        if not file.parent.is_dir():  # write_png would make it, without the earlier pictures
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(file.parent))
+        loss = float(transfer.losses["total"])
         text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
-        file = _intermediate(self.folder, evaluation)
-        write_png(picture, file, text)
-        self.written.append(file)
+        write_png(to_picture(transfer.evaluated), file, text)
+        transfer.run.files.append(file.relative_to(self.history.folder).as_posix())
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            self.history.extras[evaluation] = _shown(file, evaluation, loss)
+            self.history.extras[evaluation] = _logged_picture(file, evaluation, loss)
 
 
 class Refinement(pl.Callback):
-    """Goes on in float32 where a lower precision brings the loss down no further.
+    """Continues in float32 when a lower precision stops lowering the loss.
 
-    Rounded features make the loss rough: near a minimum L-BFGS meets the roughness and stalls,
-    while the float32 loss has further to fall. The curvature found so far is kept.
+    Rounded features make the loss rough. Near a minimum the roughness stalls L-BFGS, although the
+    float32 loss can still be lowered. The curvature measured so far is kept.
 
     Args:
-        exact: returns the objective in float32; called once, if at all.
-        history: whose course then begins anew, since its losses no longer compare; None without.
-        progress: evaluations and total loss at the latest look, to go on from a checkpoint.
+        float32_objective: returns the objective in float32; called at most once.
+        history: is flushed before the loss is judged; its ``Convergence`` is told of the change.
     """
 
     EVALUATIONS, GAIN = 25, 0.001
-    """It is time when so many evaluations take less than this part off the total loss."""
+    """The precision changes when this many evaluations lower the total loss by less than GAIN."""
 
     def __init__(
-        self,
-        exact: Callable[[], Objective],
-        history: History | None = None,
-        progress: dict[str, float] | None = None,
+        self, float32_objective: Callable[[], Objective], history: History | None = None
     ) -> None:
-        self.exact, self.history = exact, history
-        self.progress = progress or {"evaluations": 0, "total": float("inf")}
+        self.float32_objective, self.history = float32_objective, history
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins to measure the gain anew."""
+        self.evaluations, self.total = 0, math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the evaluations and the total loss when the gain was last measured."""
+        return {"evaluations": self.evaluations, "total": self.total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.evaluations, self.total = state_dict["evaluations"], state_dict["total"]
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         transfer = _transfer(module)
-        if transfer.objective.features.precision == "float32":
-            return
-        if transfer.evaluations - self.progress["evaluations"] < self.EVALUATIONS:
+        evaluations = transfer.run.evaluations
+        if transfer.precision == "float32" or evaluations - self.evaluations < self.EVALUATIONS:
             return
         if self.history is not None:
-            self.history.flush(trainer)
-            if self.history.course.diverged:
-                return  # which is no stalling
+            self.history.flush(trainer, module)
+            if self.history.convergence.divergence:
+                return
         total = float(transfer.losses["total"])
-        if total > (1 - self.GAIN) * self.progress["total"]:
-            transfer.objective = self.exact()
+        if total > (1 - self.GAIN) * self.total:
+            transfer.objective = self.float32_objective()
             if self.history is not None:
-                self.history.course.restart()
-            print(f"evaluation {transfer.evaluations}: {total:.4g}, on in float32 from here")
-        self.progress = {"evaluations": transfer.evaluations, "total": total}
+                self.history.convergence.change_precision()
+            print(f"evaluation {evaluations}: {total:.4g}, on in float32 from here")
+        self.evaluations, self.total = evaluations, total
+
+
+class Progress(pl.Callback):
+    """Reports how far the run is, at each ``CHECK_INTERVAL``-th iteration.
+
+    A GPU has to be waited for to read a loss, so not at each.
+
+    Args:
+        report: is called with ``title``, the evaluations done, ``budget``, and the total loss.
+        title: the experiment, and the phase unless it is the main one.
+        budget: evaluations of the phase.
+    """
+
+    def __init__(self, report: ReportProgress, title: str, budget: int) -> None:
+        self.report, self.title, self.budget = report, title, budget
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        transfer = _transfer(module)
+        if transfer.run.iterations % CHECK_INTERVAL == 0:
+            loss = float(transfer.losses["total"])
+            self.report(self.title, transfer.run.evaluations, self.budget, loss)
 
 
 def log_again(logger: Logger, folder: Path) -> None:
-    """Sends a logger what a run had before it was stopped: the record and the intermediates.
+    """Sends the losses and intermediates of an interrupted run to the logger of its continuation.
 
     Args:
         logger: new to the run.
-        folder: of the run's files.
+        folder: with the files of the run.
     """
-    with (folder / "history.csv").open(encoding="utf-8") as file:
+    with (folder / HISTORY_FILE).open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            stage = row.pop("stage")
-            values = _named({name: float(value) for name, value in row.items()}, stage)
+            phase = row.pop("stage")
+            logged = _logged_names({name: float(value) for name, value in row.items()}, phase)
             evaluation = int(row["evaluation"])
-            picture = _intermediate(folder / "intermediates", evaluation)
+            picture = _intermediate(folder, evaluation)
             if picture.is_file() and isinstance(logger, WandbLogger):
-                values |= _shown(picture, evaluation, float(row["total"]))
-            logger.log_metrics(values)
+                logged |= _logged_picture(picture, evaluation, float(row["total"]))
+            logger.log_metrics(logged)
 
 
 def _intermediate(folder: Path, evaluation: int) -> Path:
-    return folder / f"{evaluation:05d}.png"
+    return folder / "intermediates" / f"{evaluation:05d}.png"
 
 
-def _shown(file: Path, evaluation: int, loss: float) -> dict[str, Any]:
+def _logged_picture(file: Path, evaluation: int, loss: float) -> dict[str, Any]:
     caption = f"evaluation {evaluation}, total loss {loss:.4g}"
-    return {"intermediate": logged_picture(file, caption)}
+    return {"intermediate": wandb_image(file, caption)}
 
 
 def _transfer(module: pl.LightningModule) -> StyleTransfer:
@@ -238,12 +244,11 @@ def _transfer(module: pl.LightningModule) -> StyleTransfer:
     return module
 
 
-def _named(row: dict[str, Any], stage: str) -> dict[str, Any]:
-    if stage == "main":
+def _logged_names(row: dict[str, Any], phase: str) -> dict[str, Any]:
+    if phase == "main":
         return row
-    kept = {"evaluation": row["evaluation"]}
-    return kept | {f"{stage}/{name}": row[name] for name in row if name not in kept}
+    return {name if name == "evaluation" else f"{phase}/{name}": row[name] for name in row}
 
 
-def _exact(value: float | int) -> str:
+def _as_text(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"

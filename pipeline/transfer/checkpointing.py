@@ -1,155 +1,124 @@
-"""Keeps checkpoints of a run as it goes, and puts a run back to where one was made."""
+"""Saves checkpoints during a run, and restores a run from one."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 
 from pipeline.files import naming
 from pipeline.records.checkpoints import Checkpoints
-from pipeline.transfer.callbacks import History, Intermediates, Refinement
+from pipeline.transfer.callbacks import History
 from pipeline.transfer.module import StyleTransfer
 
-COST = 0.005
-"""Part of a run's time that checkpoints may take."""
+MAX_TIME_SHARE = 0.005
+"""The share of a run's time that checkpoints may take."""
 
 
-class Saving(pl.Callback):
-    """Has a run saved before the process ends by SIGTERM or an interrupt."""
+class Checkpointing(pl.Callback):
+    """Saves a run at intervals, and before the process ends by SIGTERM or an interrupt.
 
-    def __init__(self) -> None:
+    If it takes long to write a checkpoint, the interval to the next becomes longer than ``every``.
+
+    Args:
+        checkpoints: of the run.
+        every: minimum seconds between two checkpoints; 0 saves after each step.
+        history: flushed before each checkpoint; the files of the run are in its folder.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: float, history: History) -> None:
+        self.checkpoints, self.every, self.history = checkpoints, every, history
+        self.last_saved, self.interval = time.monotonic(), every
         self.interrupted = False
-        self.handler: Any = None
-
-    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Writes down what the run has come to, between two steps."""
-        raise NotImplementedError
+        self.previous_handler: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """An interrupt waits for the end of the step: in its midst nothing can be kept."""
-        self.handler = signal.signal(signal.SIGINT, self._interrupt)
+        """Makes an interrupt wait for the end of the step, where the run can be saved."""
+        self.previous_handler = signal.signal(signal.SIGINT, self._note_interrupt)
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        self._give_back()
-        self._raise_interrupt()
-
-    def _give_back(self) -> None:
-        if self.handler is not None:
-            signal.signal(signal.SIGINT, self.handler)
-
-    def _raise_interrupt(self) -> None:
-        if self.interrupted:
-            self.interrupted = False
-            raise KeyboardInterrupt
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:  # whoever asks twice does not want to wait
+    def _note_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:  # a second interrupt does not wait
             raise KeyboardInterrupt
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if self.interrupted:
+        if self.interrupted or time.monotonic() - self.last_saved >= self.interval:
             self.save(trainer, module)
         self._raise_interrupt()
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
     ) -> None:
-        # Lightning raises it between two steps.
+        # Lightning raises SIGTERMException between two steps, where the run can be saved.
         if isinstance(exception, SIGTERMException):
             self.save(trainer, module)
-        self._give_back()
-        # What ends a step in another way must not hide that somebody wanted the end.
-        self._raise_interrupt()
+        # Another exception must not hide that the process was asked to end.
+        self.teardown(trainer, module, "fit")
         if trainer.received_sigterm and not isinstance(exception, SIGTERMException):
             raise SIGTERMException
 
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGINT, self.previous_handler)
+        self._raise_interrupt()
 
-class Keeping(Saving):
-    """Writes a checkpoint now and then, and before the process ends.
-
-    Where writing one takes long, the next waits for longer than ``every``.
-
-    Args:
-        checkpoints: where to.
-        every: seconds from one to the next, at least; 0 writes one after each step.
-        start: the image that the stage began with.
-        folder: of the run's files, which a checkpoint holds too.
-        notes: what happened in the run, a sentence each.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        every: float,
-        start: Tensor,
-        folder: Path,
-        notes: Sequence[str] = (),
-    ) -> None:
-        super().__init__()
-        self.checkpoints, self.every, self.start = checkpoints, every, start
-        self.folder, self.notes = folder, notes
-        self.last, self.wait = time.monotonic(), every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if not self.interrupted and time.monotonic() - self.last >= self.wait:
-            self.save(trainer, module)
-        super().on_train_batch_end(trainer, module)
+    def _raise_interrupt(self) -> None:
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
 
     def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Writes a checkpoint of the run as it is between two steps."""
+        """Writes a checkpoint between two steps, unless the run has diverged or the disk is full.
+
+        Raises:
+            FileNotFoundError: a file of the run is missing, so that it cannot be completed.
+        """
         assert isinstance(module, StyleTransfer)
-        history = _the(trainer, History)
-        history.flush(trainer)
-        if history.course.diverged:
-            return  # from the one before it comes to the same, and has its best image
+        self.history.flush(trainer, module)
+        if self.history.convergence.divergence:
+            return  # the previous checkpoint leads to the same best image
         begin = time.monotonic()
-        optimizers = trainer.optimizers  # of a member of a batch it is a copy
+        optimizers, callbacks = trainer.optimizers, trainer.callbacks  # type: ignore[attr-defined]
         state = {
-            "stage": history.stage,
-            "before": history.before,
-            "start": self.start,
-            "pixels": module.pixels.detach().clone(),  # a view would bring all that it is of
+            "run": vars(module.run),
+            "module": module.state_dict(),
+            "precision": module.precision,
             "optimizer": optimizers[0].state_dict() if optimizers else {},
-            "counts": module.counts,
-            "precision": module.objective.features.precision,
-            "refinement": _the(trainer, Refinement).progress,
-            "course": history.course.state(),
-            "notes": list(self.notes),
+            "callbacks": {each.state_key: each.state_dict() for each in callbacks},
         }
-        files = {
-            file.relative_to(self.folder).as_posix(): file
-            for file in (history.path, *_the(trainer, Intermediates).written)
-        }
+        files = {name: self.history.folder / name for name in module.run.files}
         try:
-            self.checkpoints.save(state, history.before + module.evaluations, files)
-        except FileNotFoundError:  # of the run's files: it could not be finished
+            self.checkpoints.save(state, module.run.total_evaluations, files)
+        except FileNotFoundError:
             raise
-        except (OSError, RuntimeError) as error:  # a full disk, above all
+        except (OSError, RuntimeError) as error:
             print(f"no checkpoint could be written ({error}): the run goes on without")
-        self.last = time.monotonic()
-        self.wait = max(self.every, (self.last - begin) / COST) if self.every else 0.0
+        self.last_saved = time.monotonic()
+        duration = self.last_saved - begin
+        self.interval = max(self.every, duration / MAX_TIME_SHARE) if self.every else 0.0
 
 
-def put_back(module: StyleTransfer, state: MutableMapping[str, Any]) -> None:
-    """Gives a module its image, counts and curvature of a checkpoint; the latter when it is fit."""
-    with torch.no_grad():
-        module.pixels.copy_(state["pixels"])
-    module.counts = state["counts"]
-    module.optimizer_state = state.pop("optimizer")  # large, and of no use twice
+def restore(
+    state: MutableMapping[str, Any], module: StyleTransfer, callbacks: Iterable[pl.Callback]
+) -> None:
+    """Loads the state of a checkpoint into a module and its callbacks; takes the optimizer's out.
+
+    L-BFGS gets its large state when the module is fitted.
+    """
+    module.load_state_dict(state["module"])
+    module.optimizer_state = state.pop("optimizer")
+    for callback in callbacks:
+        callback.load_state_dict(state["callbacks"][callback.state_key])
 
 
-def write_back(files: Mapping[str, bytes], folder: Path) -> None:
-    """Writes a checkpoint's files where the run had written them, and no others beside them."""
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Writes the files of a checkpoint into the run's folder, and removes later intermediates."""
     for other in folder.glob("intermediates/*.png"):
         other.unlink()
     for name, content in files.items():
@@ -157,7 +126,3 @@ def write_back(files: Mapping[str, bytes], folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path):
             path.write_bytes(content)
-
-
-def _the(trainer: pl.Trainer, kind: type[Any]) -> Any:
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How a run is going: its best image so far, and whether there is any use in going on."""
+"""Decides when a phase ends: budget, early stop, standstill or divergence; keeps the best image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from pipeline.config.schema import EarlyStop
 from pipeline.optim.lbfgs import LBFGS
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import RunState, StyleTransfer
 
-EVERY = 10
-"""Iterations from one judgement to the next: each makes a GPU wait."""
-EXPLODED = 1000.0
-"""A total loss so many times that of the stage's first evaluation has left for good."""
-STILL = 30
-"""Iterations of one and the same loss in float32 after which the image counts as still."""
-SLACK = 1.05
-"""By how much losses of another precision may differ without another image being the better."""
+CHECK_INTERVAL = 10
+"""Iterations between two checks: for each one a GPU has to be waited for."""
+DIVERGENCE_FACTOR = 1000.0
+"""A total loss this many times that of the phase's first evaluation counts as divergence."""
+STANDSTILL_ITERATIONS = 30
+"""Iterations with exactly the same float32 loss after which the image counts as unchanging."""
+PRECISION_TOLERANCE = 1.05
+"""Factor by which a loss may differ between two precisions for one and the same image."""
 
 
-class End(NamedTuple):
-    """Why a stage of a run ended.
+class StopReason(NamedTuple):
+    """Why a phase ended.
 
     Attributes:
         kind: ``budget``, ``early stop``, ``standstill`` or ``divergence``.
-        reason: in words.
+        reason: the details, in words.
     """
 
     kind: str
@@ -36,137 +37,153 @@ class End(NamedTuple):
 
 
 class DivergedError(Exception):
-    """The loss left for good; the message says where, and the course has the best image."""
+    """The loss has diverged. The message says at which evaluation."""
 
 
-class Course(pl.Callback):
-    """Keeps the best image, and ends a run that has diverged, stands still or gains too little.
+class Convergence(pl.Callback):
+    """Keeps the best image, and ends a phase that is done, diverged, stands still or gains little.
 
-    The history tells it what it has read. It acts at each ``EVERY``-th iteration and at no other,
-    whenever it was told, so that a run that was stopped and resumed ends where it would have.
+    ``History`` passes on the losses whenever it reads them from the device. Decisions are taken
+    only at each ``CHECK_INTERVAL``-th iteration, so that a resumed run ends where it would have
+    ended without the interruption.
 
     Args:
-        early_stop: (evaluations, gain): ends the run when so many evaluations take less than this
-            part off the lowest total loss; None never does.
-        state: of a checkpoint, to go on from.
+        evaluations: the budget, which the last step of a line search may exceed.
+        early_stop: ends the phase when so many evaluations lower the lowest total loss by less
+            than a fraction of it; None: never.
 
     Attributes:
-        end: why the run is to end, None while it goes on.
-        damped: whether this is the second try, after a divergence.
-        diverged: what showed that the loss has left; empty while it has not.
-        sound: whether any evaluation had finite losses and gradient.
+        stop_reason: why the phase ends before its budget is used; None while it goes on.
+        divergence: the evidence that the loss has diverged; empty while it has not.
+        any_finite: whether all losses and the gradient of any evaluation were finite.
+        window: evaluation and lowest total loss from which ``early_stop`` measures the gain.
+        unchanged: iterations since the total loss last changed.
+        latest: iteration, and total loss of its first evaluation.
+        best_image, best_total: the image with the lowest total loss, (1, 3, H, W), and that loss.
     """
 
-    def __init__(
-        self,
-        early_stop: tuple[int, float] | None = None,
-        state: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.early_stop = early_stop
-        self.end: End | None = None
-        self.damped = False
-        self.diverged = ""
-        self.sound = False
-        self.first = math.nan
-        self.lowest = math.inf
+    def __init__(self, evaluations: int, early_stop: EarlyStop | None = None) -> None:
+        self.evaluations = evaluations
+        self.early_stop = (early_stop.evaluations, early_stop.gain) if early_stop else None
+        self.stop_reason: StopReason | None = None
+        self.divergence = ""
+        self.any_finite = False
+        self.first_total = math.nan
+        self.lowest_total = math.inf
         self.window: tuple[int, float] | None = None
-        self.still = 0
+        self.unchanged = 0
         self.latest = (-1, math.nan)
-        self.best: Tensor | None = None
+        self.best_image: Tensor | None = None
         self.best_total: Tensor | None = None
-        for name, value in (state or {}).items():
-            setattr(self, name, End(*value) if name == "end" and value else value)
+        self._attributes = tuple(vars(self))  # Lightning adds others
 
-    def state(self) -> dict[str, Any]:
-        """Returns tensors and plain values to go on from; of no use once it has diverged."""
-        names = "damped", "sound", "first", "lowest", "window", "still", "latest"
-        state = {name: getattr(self, name) for name in (*names, "best", "best_total")}
-        return {**state, "end": tuple(self.end) if self.end else None}
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the attributes, as tensors and plain values."""
+        state = {name: getattr(self, name) for name in self._attributes}
+        return {**state, "stop_reason": tuple(self.stop_reason or ())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
+        reason = state_dict["stop_reason"]
+        self.stop_reason = StopReason(*reason) if reason else None
 
     def restart(self) -> None:
-        """Forgets the losses so far, which no longer compare but roughly."""
-        self.lowest, self.window, self.still = math.inf, None, 0
+        """Lets the phase go on after a divergence."""
+        self.divergence, self.stop_reason = "", None
+
+    def change_precision(self) -> None:
+        """Forgets the losses so far, which are comparable to those that follow only roughly."""
+        self.lowest_total, self.window, self.unchanged = math.inf, None, 0
         if self.best_total is not None:
-            self.best_total = self.best_total * SLACK
+            self.best_total = self.best_total * PRECISION_TOLERANCE
 
     def on_after_backward(self, _: pl.Trainer, module: pl.LightningModule) -> None:
-        """Keeps the image if it is the best, without reading its loss: a GPU need not wait."""
+        """Keeps the image if it is the best one, without waiting for a GPU to read its loss."""
         assert isinstance(module, StyleTransfer)
         total, image = module.losses["total"], module.evaluated
-        if self.best is None or self.best_total is None:
-            self.best, self.best_total = image.clone(), torch.full_like(total, math.inf)
-        self.best, self.best_total = self.best.to(image), self.best_total.to(total)
-        better = total < self.best_total  # and never if it is NaN
-        torch.where(better, image, self.best, out=self.best)
+        if self.best_image is None or self.best_total is None:
+            self.best_image, self.best_total = image.clone(), torch.full_like(total, math.inf)
+        self.best_image, self.best_total = self.best_image.to(image), self.best_total.to(total)
+        better = total < self.best_total  # False for NaN
+        torch.where(better, image, self.best_image, out=self.best_image)
         torch.where(better, total, self.best_total, out=self.best_total)
 
-    def see(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Takes note of evaluations, in their order, by the columns of the history."""
+    def observe(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Takes in evaluations in their order, each a row of the history by column."""
         for row in rows:
-            if self.diverged:
+            if self.divergence:
                 return
-            self._see(int(row["evaluation"]), int(row["iteration"]), row)
+            self._observe(int(row["evaluation"]), int(row["iteration"]), row)
 
-    def _see(self, evaluation: int, iteration: int, row: Mapping[str, float]) -> None:
+    def _observe(self, evaluation: int, iteration: int, row: Mapping[str, float]) -> None:
         total = row["total"]
-        if math.isnan(self.first):
-            self.first = total
-        if iteration != self.latest[0]:  # what a line search tries within one says nothing yet
-            self.diverged = self._departure(evaluation, row)
-            self.still = self.still + 1 if total == self.latest[1] else 0
+        if math.isnan(self.first_total):
+            self.first_total = total
+        if iteration != self.latest[0]:  # the trials of a line search may be as bad as they like
+            self.divergence = self._find_divergence(evaluation, row)
+            self.unchanged = self.unchanged + 1 if total == self.latest[1] else 0
             self.latest = iteration, total
-        if self.diverged or not all(map(math.isfinite, row.values())):
+        if self.divergence or not all(map(math.isfinite, row.values())):
             return
-        self.sound, self.lowest = True, min(self.lowest, total)
-        self._watch_gain(evaluation)
+        self.any_finite, self.lowest_total = True, min(self.lowest_total, total)
+        self._check_gain(evaluation)
 
-    def _departure(self, evaluation: int, row: Mapping[str, float]) -> str:
-        """Returns what shows that the loss has left, empty if nothing does."""
+    def _find_divergence(self, evaluation: int, row: Mapping[str, float]) -> str:
         odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
         if odd is not None:
             return f"{odd} is {row[odd]} at evaluation {evaluation}"
-        if row["total"] > EXPLODED * self.first > 0:
+        if self.has_exploded(row["total"]):
             return (
                 f"the total loss is {row['total']:.3g} at evaluation {evaluation}, "
-                f"{EXPLODED:.0f} times that of the start, {self.first:.3g}"
+                f"{DIVERGENCE_FACTOR:.0f} times that of the start, {self.first_total:.3g}"
             )
         return ""
 
-    def _watch_gain(self, evaluation: int) -> None:
-        if self.early_stop is None or self.end:
+    def has_exploded(self, total: float) -> bool:
+        """Returns whether a total loss is too large beside that of the first evaluation."""
+        return total > DIVERGENCE_FACTOR * self.first_total > 0
+
+    def _check_gain(self, evaluation: int) -> None:
+        if self.early_stop is None or self.stop_reason:
             return
         if self.window is None:
-            self.window = evaluation, self.lowest
-        count, gain = self.early_stop
-        if evaluation - self.window[0] < count:
+            self.window = evaluation, self.lowest_total
+        first, lowest = self.window
+        count, least_gain = self.early_stop
+        if evaluation - first < count:
             return
-        gained = 1 - self.lowest / self.window[1] if self.window[1] else 0.0
-        if gained < gain:
-            reason = f"evaluations {self.window[0]} to {evaluation} took {gained:.2%} off the loss"
-            self.end = End("early stop", f"{reason}, less than early_stop asks for ({gain:.2%})")
-        self.window = evaluation, self.lowest
+        gain = 1 - self.lowest_total / lowest if lowest else 0.0
+        if gain < least_gain:
+            self.stop_reason = StopReason(
+                "early stop",
+                f"evaluations {first} to {evaluation} took {gain:.2%} off the loss, less than "
+                f"early_stop asks for ({least_gain:.2%})",
+            )
+        self.window = evaluation, self.lowest_total
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(module, StyleTransfer)
-        if module.iterations % EVERY:
-            return
-        self._refuse_diverged()
-        exact = module.objective.features.precision == "float32"  # else Refinement sees to it
-        if exact and self.still >= STILL and not self.end:
-            optimizer = trainer.optimizers[0]
-            why = optimizer.still if isinstance(optimizer, LBFGS) else ""
-            reason = f"the loss was {self.latest[1]:.6g} for {self.still} iterations on end"
-            why = why or "the steps are too small to change the image"
-            self.end = End("standstill", f"{reason}: {why}")
-        trainer.should_stop = trainer.should_stop or self.is_over(module)
+        if module.run.iterations % CHECK_INTERVAL == 0:
+            self._raise_if_diverged()
+            exact = module.precision == "float32"  # otherwise Refinement acts on a standstill
+            if exact and self.unchanged >= STANDSTILL_ITERATIONS and not self.stop_reason:
+                optimizer = trainer.optimizers[0]
+                cause = optimizer.reason_not_moved if isinstance(optimizer, LBFGS) else ""
+                self.stop_reason = StopReason(
+                    "standstill",
+                    f"the loss was {self.latest[1]:.6g} for {self.unchanged} iterations on end: "
+                    f"{cause or 'the steps are too small to change the image'}",
+                )
+        trainer.should_stop = trainer.should_stop or self.is_over(module.run)
 
-    def is_over(self, module: StyleTransfer) -> bool:
-        """Returns whether the run ends where it is now."""
-        return self.end is not None and module.iterations % EVERY == 0
+    def is_over(self, run: RunState) -> bool:
+        """Returns whether the phase ends at the present iteration."""
+        stopped = self.stop_reason is not None and run.iterations % CHECK_INTERVAL == 0
+        return stopped or run.evaluations >= self.evaluations
 
     def on_fit_end(self, *_: Any) -> None:
-        self._refuse_diverged()
+        self._raise_if_diverged()
 
-    def _refuse_diverged(self) -> None:
-        if self.diverged:
-            raise DivergedError(self.diverged)
+    def _raise_if_diverged(self) -> None:
+        if self.divergence:
+            raise DivergedError(self.divergence)

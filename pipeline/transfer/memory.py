@@ -17,7 +17,7 @@ from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
 from pipeline.losses import make_terms
 from pipeline.losses.term import merged_needs
-from pipeline.networks.frozen.convolutions import LEAST_CHANNELS
+from pipeline.networks.frozen.convolutions import WINOGRAD_CHANNELS
 from pipeline.networks.frozen.extractor import Step, forward_steps
 from pipeline.networks.frozen.statistics import STATISTICS
 from pipeline.networks.layers import Needs
@@ -103,7 +103,7 @@ def _weight_bytes(steps: list[Step], demand: Demand) -> int:
     for name, channels in demand.channels.items():
         each = FLOAT32
         if name in used:
-            wide = min(before, channels) >= LEAST_CHANNELS
+            wide = min(before, channels) >= WINOGRAD_CHANNELS
             each += (4 if wide else 2) * FLOAT32
             each += 2 * BFLOAT16 if demand.precision == "bf16" else 0
         total += 9 * before * channels * each

@@ -1,8 +1,9 @@
-"""The LightningModule: one parameter, the generated image, moved by L-BFGS."""
+"""The LightningModule whose one parameter is the generated image, and the state of its run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,35 +13,68 @@ from torch import Tensor, nn
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
 from pipeline.optim.lbfgs import LBFGS
+from pipeline.runtime.precision import Precision
 
 MID_GREY = 0.5
-COUNTS = "evaluations", "exact_evaluations", "iterations"
+
+
+@dataclass
+class RunState:
+    """How far a run is, through its phases of different networks, image sizes and budgets.
+
+    Attributes:
+        start: the image that the current phase began with, (1, 3, H, W) float32, RGB in [0, 1].
+        phase: name of the current phase.
+        earlier_evaluations: evaluations of the objective in all earlier phases.
+        evaluations, float32_evaluations: those in the current phase, and those in float32.
+        iterations: steps of the optimizer in the current phase.
+        damped: whether the phase diverged and went on with shorter steps.
+        notes: what else happened in the run, a sentence each.
+        files: what the run has written, relative to its folder.
+    """
+
+    start: Tensor
+    phase: str = "main"
+    earlier_evaluations: int = 0
+    evaluations: int = 0
+    float32_evaluations: int = 0
+    iterations: int = 0
+    damped: bool = False
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    @property
+    def total_evaluations(self) -> int:
+        """The number of the latest evaluation in the run."""
+        return self.earlier_evaluations + self.evaluations
 
 
 class StyleTransfer(pl.LightningModule):
-    """Finds the image that minimises an objective (Gatys et al. 2016, §2.3).
+    """Optimises the image that minimises an objective (Gatys et al. 2016, §2.3).
 
-    ``parameters()`` is the image alone and ``state_dict()`` holds nothing else: the network and
-    the targets are non-persistent buffers.
+    ``parameters()`` and ``state_dict()`` hold the image and nothing else: the network and the
+    targets are non-persistent buffers.
 
-    **Differs:** the parameter is the image less mid-grey, times ``scale``. L-BFGS begins
-    with a step of length 1 in the L1 norm, whatever the gradient: over a million pixels in [0, 1]
-    that is a millionth each, which float32 all but loses, and the curvature measured there is
-    rounding noise. The scale makes this first step move a pixel by ``first_step`` on average, at
-    every size; without tolerances no later step depends on it, and no loss does. Mid-grey is
-    subtracted because float32 is finest around 0 (the authors' code subtracts ImageNet's mean).
-
-    ``evaluations`` counts the closure's calls, ``exact_evaluations`` those in float32,
-    ``iterations`` the optimiser's steps; ``losses`` holds the latest evaluation by the names of
-    ``Objective.named``, and ``evaluated`` its image. Another ``objective`` may take the place of
-    the first between two steps. ``optimizer_state``, if there is one, is what L-BFGS begins with.
+    **Differs:** the parameter is the image minus mid-grey, times ``scale``. The first step of
+    L-BFGS has length 1 in the L1 norm, whatever the gradient. Divided among a million pixels in
+    [0, 1] that is a millionth each, which float32 almost loses, and the curvature measured there
+    is rounding noise. With the scale the first step moves a pixel by ``first_step`` on average, at
+    every size; without tolerances no later step and no loss depends on it. Mid-grey is subtracted
+    because float32 is finest around 0 (the authors' code subtracts ImageNet's mean).
 
     Args:
         objective: the loss as a function of an image.
         start: (1, 3, H, W) float32, RGB in [0, 1]; copied.
-        lbfgs: options of ``lbfgs.LBFGS``.
+        lbfgs: options of ``optim.lbfgs.LBFGS``.
         first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
-        largest_step: the most that any step moves a pixel, likewise in the mean.
+        largest_step: the largest mean distance that any step may move a pixel.
+        run: the state of the run, which the module updates; by default that of a new run.
+
+    Attributes:
+        objective: may be replaced between two steps.
+        losses: the latest evaluation, {name of ``Objective.names``: scalar}.
+        evaluated: the image of that evaluation, (1, 3, H, W).
+        optimizer_state: the state with which L-BFGS begins, or None.
     """
 
     def __init__(
@@ -50,26 +84,22 @@ class StyleTransfer(pl.LightningModule):
         lbfgs: Mapping[str, Any],
         first_step: float = 1e-3,
         largest_step: float = 0.1,
+        run: RunState | None = None,
     ) -> None:
         super().__init__()
         self.objective, self.evaluator = objective, Evaluator()
         self.scale = 1 / (first_step * start.numel())
         self.pixels = nn.Parameter(((start - MID_GREY) * self.scale).contiguous())
         self.lbfgs = {"largest_step": largest_step * self.scale, **lbfgs}
-        self.evaluations = self.exact_evaluations = self.iterations = 0
+        self.run = run or RunState(start)
         self.losses: dict[str, Tensor] = {}
         self.evaluated = start
         self.optimizer_state: dict[str, Any] | None = None
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Evaluations, those of them in float32, and iterations."""
-        return {name: getattr(self, name) for name in COUNTS}
-
-    @counts.setter
-    def counts(self, counts: Mapping[str, int]) -> None:
-        for name in COUNTS:
-            setattr(self, name, counts[name])
+    def precision(self) -> Precision:
+        """The precision in which the network computes now."""
+        return self.objective.features.precision
 
     @property
     def image(self) -> Tensor:
@@ -88,30 +118,27 @@ class StyleTransfer(pl.LightningModule):
         return self.pixels.grad * self.scale
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Evaluates the objective once: the closure of L-BFGS, called again by a line search."""
+        """Evaluates the objective: the closure of L-BFGS, which a line search calls repeatedly."""
         image = self.image
         losses = self.evaluator(self.objective, image)
-        self.note(image.detach(), {name: loss.detach() for name, loss in losses.items()})
+        self.evaluated = image.detach()
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.run.evaluations += 1
+        self.run.float32_evaluations += self.precision == "float32"
         return losses["total"]
 
-    def note(self, evaluated: Tensor, losses: dict[str, Tensor]) -> None:
-        """Takes note of an evaluation: an image (1, 3, H, W) and its losses by their names."""
-        self.evaluated, self.losses = evaluated, losses
-        self.evaluations += 1
-        self.exact_evaluations += self.objective.features.precision == "float32"
-
     def on_train_end(self) -> None:
-        """Lets L-BFGS's history go, which is large: Lightning would have it moved to the CPU."""
+        """Frees the large history of L-BFGS, which Lightning would move to the CPU."""
         self.trainer.strategy.optimizers = []
 
     def on_fit_end(self) -> None:
-        """Lets a recording go: Lightning moves what it was made of."""
+        """Frees a CUDA graph, since Lightning moves the tensors that it was captured with."""
         self.evaluator = Evaluator()
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Has the optimiser take a step, and counts it."""
+        """Lets the optimizer take a step, and counts it."""
         super().optimizer_step(*arguments, **options)
-        self.iterations += 1
+        self.run.iterations += 1
 
     def configure_optimizers(self) -> LBFGS:
         """Returns L-BFGS, one iteration a step: Lightning's ``global_step`` is an iteration."""

@@ -1,9 +1,9 @@
-"""The search for the image: all stages of a run, from its start or from a checkpoint."""
+"""The phases of a run: coarse sizes, a warm start, and the main optimisation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,26 +26,34 @@ from pipeline.transfer.build import (
     read_inputs,
     sizes,
 )
-from pipeline.transfer.callbacks import log_again
-from pipeline.transfer.checkpointing import Keeping, put_back, write_back
-from pipeline.transfer.convergence import EXPLODED, Course, DivergedError, End
+from pipeline.transfer.callbacks import (
+    History,
+    Intermediates,
+    Progress,
+    Refinement,
+    ReportProgress,
+    log_again,
+)
+from pipeline.transfer.checkpointing import Checkpointing, restore, write_files
+from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
 from pipeline.transfer.fit import fit
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import RunState, StyleTransfer
 
 COARSE = {"quarter": 4, "half": 2}
-"""Stages of the schedule ``coarse_to_fine``, and what they divide the full size by."""
-LEAST_EDGE = 32
-"""Pixels of a coarse stage's short edge: below it the deepest layers have nothing left to see."""
+"""Phases of the schedule ``coarse_to_fine``, and the divisors of the full size."""
+MIN_COARSE_EDGE = 32
+"""Pixels of the short edge below which a coarse phase is left out: the deepest layers would have
+too few positions."""
 
 
-class Stage(NamedTuple):
-    """A part of a run: a network and a budget at a size.
+class Phase(NamedTuple):
+    """A part of a run.
 
     Attributes:
         name: in the history.
-        network: the file of weights.
+        network: file of the network's weights.
         evaluations: the budget.
-        division: of the full size's edges.
+        division: divisor of the edges of the full size.
     """
 
     name: str
@@ -54,190 +62,183 @@ class Stage(NamedTuple):
     division: int = 1
 
 
-class Found(NamedTuple):
-    """What a run came to.
+class Result(NamedTuple):
+    """What a run produced.
 
     Attributes:
-        module: with the image.
-        objective: in float32, to judge it by.
-        counts: of evaluations and iterations.
-        end: why its main stage ended.
-        notes: what else happened on the way, a sentence each.
+        image: (1, 3, H, W) float32, RGB in [0, 1] but not clamped, on the run's device.
+        objective: of the main phase, in float32.
+        state: of the run at its end.
+        stop_reason: why the main phase ended.
     """
 
-    module: StyleTransfer
+    image: Tensor
     objective: Objective
-    counts: dict[str, int]
-    end: End
-    notes: list[str]
+    state: RunState
+    stop_reason: StopReason
 
 
-class Search:
-    """A run: through all its stages, from its start or from a checkpoint.
+class PhasedRun:
+    """A run through all phases of an experiment, from its start image or from a checkpoint.
 
     Args:
-        run: which.
-        inputs: of its experiment.
-        logger: gets every evaluation.
-        every: seconds from one checkpoint to the next.
+        identity: of the run.
+        inputs: the pictures of the experiment.
+        logger: gets the losses of every evaluation.
+        every: seconds between two checkpoints.
+        report: is told how far the run is, as by ``Progress``.
     """
 
-    def __init__(self, run: Run, inputs: Inputs, logger: Logger, every: float) -> None:
-        self.name, self.settings, self.inputs = run.name, run.settings, inputs
-        self.device, self.precision, self.logger = run.device, run.precision, logger
-        self.checkpoints, self.every = run.checkpoints, every
-        self.folder = paths.EXPERIMENTS / run.name
-        self.start, self.before, self.notes = inputs.start, 0, list[str]()
+    def __init__(
+        self,
+        identity: Run,
+        inputs: Inputs,
+        logger: Logger,
+        every: float,
+        report: ReportProgress = lambda *_: None,
+    ) -> None:
+        self.identity, self.inputs, self.logger = identity, inputs, logger
+        self.every, self.report = every, report
+        self.name, self.settings = identity.plan.experiment, identity.plan.settings
+        self.folder = paths.EXPERIMENTS / self.name
+        self.state = RunState(inputs.start)
 
-    def run(self) -> Found:
-        """Optimises the image through all stages, and returns what it came to.
+    def optimise(self) -> Result:
+        """Optimises the image through all phases.
 
         Raises:
-            UserError: the loss is no number at the start, or the image did not move.
+            UserError: the loss at the start is not finite, or the image did not change.
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
-        stages = _stages(self.settings)
-        kept = self.checkpoints.load()
-        if kept is not None:
-            write_back(kept.files, self.folder)
-            log_again(self.logger, self.folder)
-            state = kept.state
-            self.start, self.before, self.notes = state["start"], state["before"], state["notes"]
-            stages = stages[[stage.name for stage in stages].index(state["stage"]) :]
-            done = self.before + state["counts"]["evaluations"]
-            print(f"{self.name}: goes on after evaluation {done}")
-        for stage in stages:
-            inputs = self._inputs(stage)
-            if kept is None:
-                size = inputs.start.shape[-2:]
-                self.start = enlarge(self.start, size) if self.before else inputs.start
-            module, exact, end = self._pursue(stage, inputs, kept.state if kept else None)
-            if end.kind != "divergence":
-                _refuse_unmoved(module, self.start, end)
-            if stage.name != "main" and end.kind != "budget":
-                self.notes.append(f"The stage {stage.name} ended by {end.kind}: {end.reason}")
-            self.start, kept = module.image.detach(), None
-            earlier, self.before = self.before, self.before + module.evaluations
-        counts = {"earlier_evaluations": earlier, **_counts(module)}
-        return Found(module, exact(), counts, end, self.notes)
+        phases = phases_of(self.settings)
+        saved = self._load_checkpoint()
+        if saved is not None:
+            names = [phase.name for phase in phases]
+            phases = phases[names.index(self.state.phase) :]
+        image: Tensor | None = None
+        for phase in phases:
+            inputs = self.inputs
+            if phase.division > 1:
+                inputs = read_inputs(self.settings, phase.division)
+            if saved is None:
+                size, before = inputs.start.shape[-2:], self.state
+                start = inputs.start if image is None else enlarge(image, size)
+                self.state = RunState(start, phase.name, before.total_evaluations)
+                self.state.notes, self.state.files = before.notes, before.files
+            module, objective, stop_reason = self._optimise_phase(phase, inputs, saved)
+            image, saved = module.image.detach(), None
+            if stop_reason.kind != "divergence":
+                _check_image_changed(image, self.state.start, stop_reason)
+            if phase.name != "main" and stop_reason.kind != "budget":
+                self.state.notes.append(
+                    f"The phase {phase.name} ended by {stop_reason.kind}: {stop_reason.reason}"
+                )
+        assert image is not None
+        return Result(image, objective, self.state, stop_reason)
 
-    def _inputs(self, stage: Stage) -> Inputs:
-        return self.inputs if stage.division == 1 else read_inputs(self.settings, stage.division)
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """Returns the state of the newest checkpoint, if there is one, and writes its files."""
+        checkpoint = self.identity.checkpoints.load()
+        if checkpoint is None:
+            return None
+        write_files(checkpoint.files, self.folder)
+        log_again(self.logger, self.folder)
+        self.state = RunState(**checkpoint.state["run"])
+        print(f"{self.name}: goes on after evaluation {self.state.total_evaluations}")
+        return checkpoint.state
 
-    def _pursue(
-        self, stage: Stage, inputs: Inputs, state: dict[str, Any] | None
-    ) -> tuple[StyleTransfer, Callable[[], Objective], End]:
-        """Runs a stage, after a divergence a second time; returns the module with the image."""
-        build = partial(build_objective, self.settings, stage.network, inputs, self.device)
+    def _optimise_phase(
+        self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None
+    ) -> tuple[StyleTransfer, Objective, StopReason]:
+        """Returns the module with the image, the objective in float32, and why the phase ended.
+
+        After a divergence the phase continues once from the best image, with shorter steps.
+        """
+        device, settings, state = self.identity.device, self.settings, self.state
+        build = partial(build_objective, settings, phase.network, inputs, device)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
-        using = state["precision"] if state else self.precision
-        objective = exact() if using == "float32" else build(using)
-        course = build_course(self.settings, state["course"] if state else None)
-        module = build_module(objective, self.settings, self.start, course.damped)
-        if state is not None:
-            put_back(module, state)
-        ordinary = End("budget", f"all {stage.evaluations} evaluations were used")
-        left: End | None = None
-        while module.evaluations < stage.evaluations and not course.is_over(module):
+        precision = saved["precision"] if saved else self.identity.precision
+        objective = exact() if precision == "float32" else build(precision)
+        module = build_module(objective, settings, state.start, state)
+        convergence = Convergence(phase.evaluations, settings.early_stop)
+        history = History(self.folder, convergence)
+        refinement = Refinement(exact, history)
+        title = self.name if phase.name == "main" else f"{self.name}, {phase.name}"
+        callbacks = [
+            history,
+            convergence,
+            Intermediates(settings.intermediates, history),
+            refinement,
+            Progress(self.report, title, phase.evaluations),
+            Checkpointing(self.identity.checkpoints, self.every, history),
+        ]
+        if saved is not None:
+            restore(saved, module, callbacks)
+        while not convergence.is_over(state):
             try:
-                self._fit(module, stage, course, exact, state)
-                left = None
+                fit(module, callbacks, phase.evaluations, self.logger, settings.deterministic)
                 break
             except DivergedError as error:
-                left = self._restore(module, course, str(error))
-            if course.damped or module.evaluations >= stage.evaluations:
-                break
-            module, state = self._damped(module, course), None
-        left = left or self._last_look(module.to(self.device), course, exact())
-        return module, exact, left or course.end or ordinary
-
-    def _fit(
-        self,
-        module: StyleTransfer,
-        stage: Stage,
-        course: Course,
-        exact: Callable[[], Objective],
-        state: dict[str, Any] | None,
-    ) -> None:
-        fit(
-            module,
-            name=self.name if stage.name == "main" else f"{self.name}, {stage.name}",
-            folder=self.folder,
-            evaluations=stage.evaluations,
-            intermediates=self.settings.intermediates,
-            course=course,
-            logger=self.logger,
-            deterministic=self.settings.deterministic,
-            stage=stage.name,
-            before=self.before,
-            exact=exact,
-            refinement=state["refinement"] if state else None,
-            callbacks=[Keeping(self.checkpoints, self.every, self.start, self.folder, self.notes)],
-        )
-
-    def _restore(self, module: StyleTransfer, course: Course, reason: str) -> End:
-        """Gives the module the best image there was."""
-        if course.best is None or not course.sound:
-            raise UserError(
-                f"{reason}, which is the start itself: there is nothing to go on from. Lower "
-                "content_weight and style_weight, or look for what is wrong with the weights"
+                diverged = _restore_best(module.to(device), convergence, str(error))
+            if state.damped or state.evaluations >= phase.evaluations:
+                return module, exact(), diverged
+            state.notes.append(
+                f"Diverged ({convergence.divergence}): went on from the best image, with lbfgs.lr "
+                f"and largest_step times {DAMPING:g}"
             )
-        module.to(self.device).image = course.best.to(self.device)
-        return End("divergence", f"{reason}; the picture is the best there was")
-
-    def _last_look(self, module: StyleTransfer, course: Course, exact: Objective) -> End | None:
-        """Puts the best image in the place of one that the last step, unseen, has spoilt."""
-        with torch.no_grad():
-            total = float(exact(module.image)["total"])
-        if math.isfinite(total) and not total > EXPLODED * course.first > 0:
-            return None
-        return self._restore(module, course, f"the total loss is {total:.3g} after the last step")
-
-    def _damped(self, module: StyleTransfer, course: Course) -> StyleTransfer:
-        """Returns a module that goes on from the best image, by smaller steps."""
-        self.notes.append(
-            f"Diverged ({course.diverged}): went on from the best image, with lbfgs.lr and "
-            f"largest_step times {DAMPING:g}"
+            print(f"{self.name}: {state.notes[-1]}")
+            state.damped = True
+            module = build_module(module.objective, settings, module.image.detach(), state)
+            convergence.restart()
+            refinement.restart()
+        stop_reason = (
+            _check_last_step(module.to(device), convergence, exact())
+            or convergence.stop_reason
+            or StopReason("budget", f"all {phase.evaluations} evaluations were used")
         )
-        print(f"{self.name}: {self.notes[-1]}")
-        course.damped, course.diverged, course.end = True, "", None
-        damped = build_module(module.objective, self.settings, module.image.detach(), damped=True)
-        damped.counts = module.counts
-        return damped
+        return module, exact(), stop_reason
 
 
-def build_course(settings: Experiment, state: Mapping[str, Any] | None = None) -> Course:
-    """Returns what watches over an experiment, as it was where there is a state of it."""
-    stop = settings.early_stop
-    return Course((stop.evaluations, stop.gain) if stop else None, state)
-
-
-def _counts(module: StyleTransfer) -> dict[str, int]:
-    return {
-        "evaluations": module.evaluations,
-        "float32_evaluations": module.exact_evaluations,
-        "iterations": module.iterations,
-    }
-
-
-def _stages(settings: Experiment) -> list[Stage]:
-    """Returns the stages of a run: what is coarse, a warm start, and ``main``."""
-    stages = []
-    first = paths.EMBEDDED_FILE if settings.warm_start else paths.WEIGHTS_FILE
+def phases_of(settings: Experiment) -> list[Phase]:
+    """Returns the phases of an experiment: coarse ones, a warm start, ``main``."""
+    phases = []
+    first_network = paths.EMBEDDED_FILE if settings.warm_start else paths.WEIGHTS_FILE
     if settings.schedule == "coarse_to_fine":
-        stages = [
-            Stage(name, first, settings.coarse_evaluations, division)
+        phases = [
+            Phase(name, first_network, settings.coarse_evaluations, division)
             for name, division in COARSE.items()
-            if min(sizes(settings, division)[0]) >= LEAST_EDGE
+            if min(sizes(settings, division)[0]) >= MIN_COARSE_EDGE
         ]
     if settings.warm_start:
-        stages.append(Stage("warm_start", first, settings.warm_evaluations))
-    return [*stages, Stage("main", paths.WEIGHTS_FILE, settings.evaluations)]
+        phases.append(Phase("warm_start", first_network, settings.warm_evaluations))
+    return [*phases, Phase("main", paths.WEIGHTS_FILE, settings.evaluations)]
 
 
-def _refuse_unmoved(module: StyleTransfer, start: Tensor, end: End) -> None:
-    if torch.equal(to_tensor(to_picture(module.image)), to_tensor(to_picture(start))):
-        why = f" ({end.reason})" if end.kind == "standstill" else ""
+def _restore_best(module: StyleTransfer, convergence: Convergence, reason: str) -> StopReason:
+    """Gives the module the best image in place of its own."""
+    if convergence.best_image is None or not convergence.any_finite:
+        raise UserError(
+            f"{reason}, which is the start itself: there is nothing to go on from. Lower "
+            "content_weight and style_weight, or look for what is wrong with the weights"
+        )
+    module.image = convergence.best_image
+    return StopReason("divergence", f"{reason}; the picture is the best there was")
+
+
+def _check_last_step(
+    module: StyleTransfer, convergence: Convergence, exact: Objective
+) -> StopReason | None:
+    """Restores the best image if the last step, which no evaluation followed, has diverged."""
+    with torch.no_grad():
+        total = float(exact(module.image)["total"])
+    if math.isfinite(total) and not convergence.has_exploded(total):
+        return None
+    return _restore_best(module, convergence, f"the total loss is {total:.3g} after the last step")
+
+
+def _check_image_changed(image: Tensor, start: Tensor, stop_reason: StopReason) -> None:
+    if torch.equal(to_tensor(to_picture(image)), to_tensor(to_picture(start))):
+        why = f" ({stop_reason.reason})" if stop_reason.kind == "standstill" else ""
         raise UserError(
             f"the image did not move: every pixel has its value of the start{why}. Give it more "
             "evaluations, a larger first_step, tolerances of 0, or weights that are not 0"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, tiny_params, write_params
+from conftest import REPOSITORY, tiny_params, write_params, write_plans_again
 from hostile import (
     COLOUR,
     Case,
@@ -43,9 +43,9 @@ from hostile import (
     turned,
     write,
 )
+from picture_server import server
 from PIL import Image
 from safetensors.torch import save as safetensors
-from test_sources import server
 
 from pipeline import paths
 from pipeline.config.params import read_params
@@ -53,8 +53,8 @@ from pipeline.config.schema import Backbone
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.sources import Limit, locate
 from pipeline.networks.layers import LAYERS
+from pipeline.networks.prepare import prepare
 from pipeline.networks.weight_files import EMBEDDED
-from pipeline.stages.backbone import prepare
 from pipeline.stages.fetch import fetch
 
 __all__ = ["server"]
@@ -81,7 +81,7 @@ CREDENTIALS = (
 BY_HAND = "Download it yourself, and give its path as source"
 SCHEMES = "is not read, only https:// and http://. For a file on this machine give its path"
 SECTIONS = (
-    "images, backbone, defaults, cast, experiments, figures, distillation, tracking, checkpoints"
+    "images, defaults, experiments, figures, backbone, cast, distillation, tracking, checkpoints"
 )
 ALIASES = (
     ": its aliases stand for more than 1,048,576 characters and values. Write out what you need"
@@ -314,7 +314,7 @@ CASES: list[Case] = [
     bad_params(
         "unknown image",
         lambda p: p["experiments"]["new"].update(style="subjct"),
-        ": experiments.new.style: no image 'subjct' in the catalogue. Did you mean 'subject'? "
+        f"{ONE}experiments.new.style: no image 'subjct' in the catalogue. Did you mean 'subject'? "
         "The images are other, subject",
     ),
     bad_params(
@@ -447,6 +447,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Path) -> dict
     }
     write_params(tmp_path, params)
     fetch(read_params())
+    write_plans_again()
     return params
 
 
@@ -457,12 +458,12 @@ def files_here() -> dict[str, bytes]:
 
 
 def run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Returns the exit code of a stage, run as ``python -m`` runs it."""
+    """Returns the exit code of a stage, or of ``check``, run as ``python -m`` runs it."""
     stage, *arguments = command.split()
-    folder = "pipeline" if stage == "params" else "pipeline/stages"
-    monkeypatch.setattr(sys, "argv", [stage, *arguments])
+    file = "__main__.py" if stage == "check" else f"stages/{stage}.py"
+    monkeypatch.setattr(sys, "argv", [file, *(["check"] if stage == "check" else arguments)])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(REPOSITORY / folder / f"{stage}.py"), run_name="__main__")
+        runpy.run_path(str(REPOSITORY / "pipeline" / file), run_name="__main__")
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -476,6 +477,8 @@ def answer(
     written = params.pop("written", None)
     text = yaml.safe_dump(params, allow_unicode=True).replace(SERVER, server)
     write("params.yaml", text if written is None else written)
+    if case.command.startswith(("backbone", "stylize")):
+        write_plans_again()
     before = files_here()
     return run(case.command, monkeypatch), before
 

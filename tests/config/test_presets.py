@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.config.params import read_params
-from pipeline.config.presets import PAPER, main, vgg19_from, write_values
+from pipeline.config.presets import PAPER, vgg19_from, write_values
 from pipeline.errors import UserError
 
 SHIPPED = REPOSITORY / "params.yaml"
@@ -79,13 +81,25 @@ def test_figures_follow_the_cast(path: Path) -> None:
         assert (experiment.content, experiment.style) == ("part-photograph", f"part-style_{letter}")
 
 
-@pytest.mark.parametrize("arguments", [[], ["papers"], ["weights"], ["weights", "a", "b"]])
-def test_unknown_change_is_refused_with_those_there_are(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["presets", *arguments])
-    with pytest.raises(UserError, match="neither `paper` nor `weights PATH`"):
-        main()
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ([], "weights"),
+        (["papers"], "Did you mean 'paper'"),
+        (["weights"], "Missing argument"),
+        (["weights", "a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_unknown_preset_is_refused_with_what_there_is(arguments: list[str], answer: str) -> None:
+    result = CliRunner().invoke(app, ["preset", *arguments])
+    assert result.exit_code == 2
+    assert answer in result.output
+
+
+def test_command_writes_the_preset(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    assert CliRunner().invoke(app, ["preset", "paper"]).exit_code == 0
+    assert len(lines_changed(path)) == len(PAPER)
 
 
 @pytest.mark.parametrize("command", ["repro", "paper"])
@@ -97,7 +111,7 @@ def test_make_writes_given_weights_before_it_runs(command: str) -> None:
         text=True,
         check=True,
     ).stdout
-    wanted = ["presets paper"] if command == "paper" else []
-    wanted += ["presets weights 'my own/vgg19.pth'", "pipeline.experiments.runner '3'"]
+    wanted = ["preset paper"] if command == "paper" else []
+    wanted += ["preset weights 'my own/vgg19.pth'", "pipeline run --jobs '3'"]
     places = [planned.index(step) for step in wanted]
     assert places == sorted(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -19,15 +20,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Pro
     params["tracking"] = {"mode": "disabled"}
     project = Project.new(tmp_path_factory.mktemp("project"), params)
     ran = project.repro()
-    assert ran == {
-        "code",
-        "plan",
-        "fetch",
-        "backbone",
-        "stylize@first",
-        "stylize@second",
-        "report",
-    }
+    assert ran == {"fetch", "plan", "backbone", "stylize@first", "stylize@second", "report"}
     return project
 
 
@@ -37,7 +30,7 @@ def test_nothing_to_do_runs_nothing(project: Project) -> None:
 
 def test_one_ratio_runs_one_cell_and_the_report(project: Project) -> None:
     project.change(lambda p: p["experiments"]["first"].update(content_weight=0.5))
-    assert project.repro() == {"plan", "stylize@first", "report"}
+    assert project.repro() == {"fetch", "plan", "stylize@first", "report"}
 
 
 def test_default_runs_the_cells_that_have_it_from_there(project: Project) -> None:
@@ -53,23 +46,62 @@ def test_added_experiment_runs_alone_and_an_edit_taken_back_comes_from_the_cache
 ) -> None:
     third = {"content": "chelsea", "style": "coffee"}
     project.change(lambda p: p["experiments"].update(third=third))
-    assert project.repro() == {"plan", "stylize@third", "report"}
+    assert project.repro() == {"fetch", "plan", "stylize@third", "report"}
     project.change(lambda p: p["experiments"].pop("third"))
-    assert project.repro() == {"report"}
+    assert project.repro() == {"fetch", "report"}
 
 
-def test_edit_runs_again_what_imports_it(project: Project) -> None:
-    module = project.folder / "pipeline/report/contact_sheets.py"
-    before = module.read_text("utf-8")
-    module.write_text(before + "\n# an edit\n", encoding="utf-8")
-    assert project.repro() == {"code", "report"}
-    module.write_text(before, encoding="utf-8")
-    project.repro()
+CELLS = {"stylize@first", "stylize@second"}
 
 
-def test_tracking_runs_nothing(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("module", "stages"),
+    [
+        ("report/contact_sheets.py", {"report"}),
+        ("report/templates/report.css", {"report"}),
+        ("optim/history.py", {*CELLS, "report"}),
+        ("networks/prepare.py", {"fetch", "backbone"}),
+        ("config/params.py", {"fetch", "report"}),
+        ("config/presets.py", {"fetch"}),
+        ("stages/plan.py", set()),
+    ],
+)
+def test_edit_runs_again_what_imports_it(module: str, stages: set[str], project: Project) -> None:
+    file = project.folder / "pipeline" / module
+    before = file.read_text("utf-8")
+    edit = "/* an edit */" if file.suffix == ".css" else "# an edit"
+    file.write_text(f"{before}\n{edit}\n", encoding="utf-8")
+    assert project.repro() == {"plan", *stages}
+    file.write_text(before, encoding="utf-8")
+    assert project.repro() <= {"fetch"}, "the rest comes from DVC's cache"
+
+
+def test_what_decides_no_result_runs_nothing(project: Project) -> None:
     project.change(lambda p: p["tracking"].update(project="other", tags=["a"]))
+    project.change(lambda p: p.update(checkpoints={"every": 7.0}))
+    file = project.folder / "params.yaml"
+    file.write_text(f"# A comment.\n{file.read_text('utf-8')}", encoding="utf-8")
     assert project.repro() == set()
+
+
+def test_edit_during_a_run_waits_for_the_next(project: Project) -> None:
+    """An experiment runs with the settings of its plan, however late it begins."""
+
+    def set_weight(weight: float) -> None:
+        project.change(lambda p: p["experiments"]["first"].update(content_weight=weight))
+
+    def recorded_weight() -> float:
+        record = project.folder / "data/experiments/first/provenance.json"
+        weight: float = json.loads(record.read_text("utf-8"))["settings"]["content_weight"]
+        return weight
+
+    set_weight(2.0)
+    project.dvc("repro", "plan")
+    set_weight(7.0)
+    project.dvc("repro", "--single-item", "stylize@first")
+    assert recorded_weight() == 2.0
+    assert "stylize@first" in project.repro()
+    assert recorded_weight() == 7.0
 
 
 def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from conftest import REPOSITORY, write_params
+from conftest import REPOSITORY, write_params, write_plans_again
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.presets import PAPER, write_values
 from pipeline.imaging.picture_files import read_picture
-from pipeline.stages.backbone import prepare
+from pipeline.networks.prepare import prepare
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 from pipeline.stages.stylize import stylize
@@ -78,10 +78,11 @@ def test_every_figure_comes_out_with_the_papers_pictures(
     prepare(read.backbone)
     first = [figure.experiments[0] for figure in read.figures.values()]
     fetch(read, [*first, *read.figures["fig3"].experiments])
+    write_plans_again()
     assert len(Server.requests) == len(set(Server.requests)) == len(FILES)
     for name in first:
-        stylize(name, read)
-    report(read)
+        stylize(name)
+    report()
     page = Path("reports/index.html").read_text("utf-8")
     for name, figure in read.figures.items():
         assert f'id="figure-{name}"' in page

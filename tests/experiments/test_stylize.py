@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import sha256
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_tensor
-from pipeline.stages.backbone import prepare
+from pipeline.networks.prepare import prepare
 from pipeline.stages.stylize import main, stylize
 from pipeline.transfer.build import build_objective, read_inputs
 
@@ -46,7 +46,7 @@ def outputs(name: str) -> dict[str, bytes]:
 
 
 def test_outputs_are_complete_and_agree_with_each_other(prepared: Path) -> None:
-    stylize("first", read_params())
+    stylize("first")
     assert set(outputs("first")) == {
         "history.csv",
         "image.png",
@@ -70,7 +70,7 @@ def test_outputs_are_complete_and_agree_with_each_other(prepared: Path) -> None:
 
 
 def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
-    stylize("first", read_params())
+    stylize("first")
     folder = paths.EXPERIMENTS / "first"
     record = json.loads((folder / "provenance.json").read_text())
     assert record["inputs"] == {
@@ -89,7 +89,7 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
 
 
 def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
-    stylize("first", read_params())
+    stylize("first")
     settings = read_params().experiments["first"]
     inputs = read_inputs(settings)
     device = torch.device("cpu")
@@ -100,9 +100,9 @@ def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> No
 
 
 def test_same_inputs_give_the_same_bytes_twice(prepared: Path) -> None:
-    stylize("first", read_params())
+    stylize("first")
     before = outputs("first")
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == before
 
 
@@ -111,7 +111,7 @@ def test_seed_changes_the_picture_and_only_with_noise(prepared: Path, weights_fi
     for name in ("first", "second"):
         for seed in (0, 1):
             change(prepared, weights_file, name, seed=seed)
-            stylize(name, read_params())
+            stylize(name)
             picture = read_picture(paths.EXPERIMENTS / name / "image.png")
             pictures[name, seed] = picture.tobytes()
     assert pictures["first", 0] != pictures["first", 1]
@@ -151,7 +151,7 @@ def test_start_is_the_picture_asked_for(prepared: Path, weights_file: Path) -> N
 
 
 def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path) -> None:
-    stylize("first", read_params())
+    stylize("first")
     records = inspected(prepared)
     text = json.dumps(records)
     rows = [record for record in records if "history" in record]
@@ -166,18 +166,18 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
 def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", evaluations=1, first_step=1e-12)
     with pytest.raises(UserError, match="the image did not move"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 def test_start_that_is_the_goal_already_is_an_error(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", init="content", style_layers=[])
     with pytest.raises(UserError, match="the image did not move"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
-    with pytest.raises(UserError, match=r"no experiment 'frist'. Did you mean 'first'\?"):
-        stylize("frist", read_params())
+    with pytest.raises(UserError, match=r"no plan 'frist' in data/plan. Did you mean 'first'\?"):
+        stylize("frist")
 
 
 def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path) -> None:
@@ -194,19 +194,19 @@ def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path)
 def test_missing_network_is_named(prepared: Path) -> None:
     paths.WEIGHTS_FILE.unlink()
     with pytest.raises(UserError, match="run the stage backbone first"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has it")
 def test_device_that_is_not_there_is_named(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", device="mps")
     with pytest.raises(UserError, match="device is 'mps', but torch finds none here"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path) -> None:
     change(prepared, weights_file, "first", warm_start="embedded", warm_evaluations=5, size=48)
-    stylize("first", read_params())
+    stylize("first")
     warm, rest = history("first", "warm_start"), history("first")
     assert [row["evaluation"] for row in warm + rest] == list(range(1, 12))
     assert [row["iteration"] for row in rest] == list(range(6))
@@ -224,7 +224,7 @@ def test_warm_start_is_two_stages_of_one_run(prepared: Path, weights_file: Path)
     assert sum("warm_start/total" in row for row in text) == 5
     assert sum('"total"' in row for row in text) == 6
     change(prepared, weights_file, "first", warm_start=None, size=48)
-    stylize("first", read_params())
+    stylize("first")
     assert history("first")[0]["total"] == pytest.approx(metrics["start_total"], rel=2e-3)
 
 
@@ -243,7 +243,7 @@ def test_coarse_to_fine_is_one_run_through_the_sizes(
         size=200,
         intermediates=[1, 4, 7],
     )
-    stylize("first", read_params())
+    stylize("first")
     stages = ["quarter", "half", *(["warm_start"] if warm_start else []), "main"]
     rows = [row for stage in stages for row in history("first", stage)]
     assert [row["evaluation"] for row in rows] == list(range(1, len(rows) + 1))
@@ -266,7 +266,7 @@ def test_sizes_with_nothing_left_to_see_are_left_out(prepared: Path, weights_fil
     change(
         prepared, weights_file, "first", schedule="coarse_to_fine", coarse_evaluations=2, size=48
     )
-    stylize("first", read_params())
+    stylize("first")
     metrics = json.loads((paths.EXPERIMENTS / "first" / "metrics.json").read_text())
     assert metrics["earlier_evaluations"] == 0
 
@@ -281,7 +281,7 @@ def test_small_network_takes_the_place_of_vgg19(prepared: Path, weights_file: Pa
     record = json.loads(paths.BACKBONE_RECORD.read_text())
     assert record["weights_sha256"] == record["embedded_sha256"]
     assert paths.WEIGHTS_FILE.read_bytes() == paths.EMBEDDED_FILE.read_bytes()
-    stylize("second", read_params())
+    stylize("second")
     rows = history("second")
     assert rows[-1]["total"] < rows[0]["total"] / 4
 

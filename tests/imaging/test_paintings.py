@@ -1,4 +1,4 @@
-"""The project's own paintings are what their script draws."""
+"""The project's own paintings are those that their script draws."""
 
 from __future__ import annotations
 

@@ -3,117 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from conftest import save_picture, tiny_params, write_params
+from picture_server import Server, server
 from PIL import Image
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
-from pipeline.imaging import sources
+from pipeline.imaging.fetching import Source, fetch_images
 from pipeline.imaging.sources import locate
 from pipeline.records.status import read_failure
 from pipeline.stages.fetch import fetch
 
-
-def picture_bytes() -> bytes:
-    stored = io.BytesIO()
-    Image.effect_noise((64, 48), 90).convert("RGB").save(stored, "JPEG", quality=95)
-    return stored.getvalue()
-
-
-class Server(BaseHTTPRequestHandler):
-    picture: ClassVar[bytes] = picture_bytes()
-    requests: ClassVar[list[str]] = []
-    agents: ClassVar[list[str]] = []
-    hang: ClassVar[threading.Event] = threading.Event()
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        self.agents.append(self.headers["User-Agent"])
-        name = self.path.strip("/").partition(".")[0]
-        getattr(self, f"_{name}", self._missing)()
-
-    def _answer(self, body: bytes, length: int | None = None, kind: str = "image/jpeg") -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _good(self) -> None:
-        self._answer(self.picture, len(self.picture))
-
-    def _flaky(self) -> None:
-        if self.requests.count(self.path) == 1:
-            self._answer(self.picture[:100], len(self.picture))
-        else:
-            self._good()
-
-    def _page(self) -> None:
-        page = b"<!DOCTYPE html><title>Please log in</title>"
-        self._answer(page, len(page), "text/html")
-
-    def _cut(self) -> None:
-        self._answer(self.picture[: len(self.picture) // 2], len(self.picture))
-
-    def _silentcut(self) -> None:
-        self._answer(self.picture[: len(self.picture) // 2])
-
-    def _slow(self) -> None:
-        self.hang.wait(10)
-
-    def _file(self) -> None:
-        self.send_response(302)
-        self.send_header("Location", "file:///etc/passwd")
-        self.end_headers()
-
-    def _endless(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        while not self.hang.is_set():
-            self.wfile.write(self.picture)
-
-    def _drip(self) -> None:
-        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Patience: ")
-        while not self.hang.wait(0.05):
-            self.wfile.write(b"x")
-
-    def _missing(self) -> None:
-        self.send_error(404)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-class _Listening(ThreadingHTTPServer):
-    def handle_error(self, *arguments: Any) -> None:
-        """A client that has had enough is what some of these tests are about."""
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    Server.requests.clear()
-    Server.hang.clear()
-    running = _Listening(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_port}"
-    Server.hang.set()
-    running.shutdown()
-    thread.join()
-    running.server_close()
+__all__ = ["server"]
 
 
 @pytest.fixture
@@ -175,6 +82,7 @@ def test_misbehaving_server_is_named_and_nothing_is_left(
     assert files_of(Path("data")) == {
         "images/chelsea.png",
         "images/gravel.png",
+        "status/_images.json",
         "status/new.txt",
     }
     assert read_failure("new") == text
@@ -230,6 +138,27 @@ def test_what_nobody_asks_for_is_removed(workspace: Path) -> None:
     fetch(read_params())
     assert not paths.picture("old").exists()
     assert paths.picture("chelsea").is_file()
+
+
+def test_picture_is_written_again_only_after_a_change(workspace: Path, catalogue: Any) -> None:
+    save_picture(workspace / "mine.png")
+
+    def written() -> int:
+        return catalogue("mine.png").stat().st_ino
+
+    first = catalogue("mine.png").read_bytes()
+    before = written()
+    assert written() == before
+    save_picture(workspace / "mine.png", mode="L")
+    assert written() != before, "the file has changed"
+    save_picture(workspace / "mine.png")
+    before = written()
+    paths.picture("subject").write_bytes(b"an edit by hand")
+    assert written() != before
+    assert paths.picture("subject").read_bytes() == first
+    before = written()
+    fetch_images({"subject": Source("mine.png", None)}, "the hash of other code")
+    assert paths.picture("subject").stat().st_ino != before
 
 
 def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,11 @@ from conftest import REPOSITORY, tiny_params, write_params
 from test_stylize import outputs
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError, explaining_the_disk
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
+from pipeline.transfer.callbacks import ProgressBar
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 24
 FOLDER = paths.EXPERIMENTS / "first"
@@ -33,7 +32,7 @@ def expected(prepared: Path, weights_file: Path) -> dict[str, bytes]:
     params["defaults"] |= {"evaluations": EVALUATIONS, "intermediates": [2, 15]}
     params["checkpoints"] = {"every": 0}
     write_params(prepared, params)
-    stylize("first", read_params())
+    stylize("first")
     found = outputs("first")
     shutil.rmtree(FOLDER)  # as DVC does before it runs a cell
     return found
@@ -41,7 +40,7 @@ def expected(prepared: Path, weights_file: Path) -> dict[str, bytes]:
 
 def goes_on(capsys: pytest.CaptureFixture[str], expected: dict[str, bytes]) -> None:
     capsys.readouterr()
-    stylize("first", read_params())
+    stylize("first")
     assert "first: goes on after evaluation" in capsys.readouterr().out
     assert outputs("first") == expected
     assert read_failure("first") == ""
@@ -53,7 +52,7 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) 
 
     def happen(self: ProgressBar, trainer: Any, module: StyleTransfer, *rest: Any) -> None:
         honest(self, trainer, module, *rest)
-        if module.evaluations == number:
+        if module.run.evaluations == number:
             happening()
 
     monkeypatch.setattr(ProgressBar, "on_train_batch_end", happen)
@@ -76,7 +75,7 @@ def test_outputs_that_are_removed_under_a_run(
     with monkeypatch.context() as patch:
         at_evaluation(patch, 12, remove)
         with pytest.raises(UserError, match=r"it is not there, or its folder. If it was removed"):
-            stylize("first", read_params())
+            stylize("first")
     assert "it is not there" in read_failure("first")
     goes_on(capsys, expected)
 
@@ -101,7 +100,7 @@ def test_output_that_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.files.os.replace", refuse)
         with pytest.raises(UserError, match=rf"{file}: .*{what}"):
-            stylize("first", read_params())
+            stylize("first")
     assert not (FOLDER / file).exists()
     assert not list(FOLDER.rglob("*.part"))
     goes_on(capsys, expected)
@@ -112,9 +111,9 @@ def test_record_on_a_full_disk(expected: dict[str, bytes]) -> None:
     FOLDER.mkdir()
     (FOLDER / "history.csv").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room and run"):
-        stylize("first", read_params())
+        stylize("first")
     (FOLDER / "history.csv").unlink()
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -132,12 +131,12 @@ def test_files_of_a_checkpoint_on_a_full_disk(
     with monkeypatch.context() as patch:
         at_evaluation(patch, 12, interrupt)
         with pytest.raises(SystemExit):
-            stylize("first", read_params())
+            stylize("first")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         patch.setattr(Path, "write_text", full)  # nor is there room to record the failure
         with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room"):
-            stylize("first", read_params())
+            stylize("first")
     goes_on(capsys, expected)
 
 
@@ -146,9 +145,9 @@ def test_folder_without_the_right_to_write(expected: dict[str, bytes]) -> None:
     FOLDER.mkdir()
     FOLDER.chmod(0o500)
     with pytest.raises(UserError, match="this may not be read or written here"):
-        stylize("first", read_params())
+        stylize("first")
     FOLDER.chmod(0o700)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.records.status import (
-    Whereabouts,
+    RunLocation,
     read_failure,
     read_run,
     record_run,
@@ -52,7 +52,7 @@ def test_run_is_found_by_its_picture_and_by_no_other(
     copy.mkdir()
     image = tmp_path / "image.png"
     image.write_bytes(b"pixels")
-    where: Whereabouts = {"sync": "wandb sync wandb/offline-run-1"}
+    where: RunLocation = {"sync": "wandb sync wandb/offline-run-1"}
     monkeypatch.chdir(copy)
     record_run(image, where)
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.config.schema import Tracking
 from pipeline.errors import UserError
-from pipeline.records.tracking import logged_picture, tracked_run, whereabouts
+from pipeline.records.tracking import run_location, tracked_run, wandb_image
 
 KEY = "k" * 40
 
@@ -142,7 +142,7 @@ def log_a_run(tracking: Tracking, root: Path, during: Any = lambda: None) -> Non
         for evaluation in range(1, 8):
             row = {"evaluation": evaluation, "total": 1 / evaluation}
             picture = Image.new("RGB", (8, 6), (evaluation, 0, 0))
-            extra = {"intermediate": logged_picture(picture, "seen")} if evaluation == 4 else {}
+            extra = {"intermediate": wandb_image(picture, "seen")} if evaluation == 4 else {}
             run.log({**row, **extra})
         during()
         run.summary.update({"saved_total": 0.25})
@@ -204,7 +204,7 @@ def test_a_key_that_is_none_leaves_the_run_offline(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     log_a_run(Tracking(), tmp_path)
-    assert "W&B's key cannot be had (API key" in capsys.readouterr().out
+    assert "W&B's key cannot be read (API key" in capsys.readouterr().out
     assert len(inspected(tmp_path)) > 0
 
 
@@ -246,15 +246,15 @@ def test_run_is_grouped_by_its_figure_unless_params_name_a_group(
         assert Server.run["groupName"] == wanted
 
 
-def test_whereabouts_lead_to_the_run(server: Any, tmp_path: Path) -> None:
+def test_run_location_lead_to_the_run(server: Any, tmp_path: Path) -> None:
     given: dict[str, Any] = {"root": tmp_path, "name": "a", "job_type": "stylize", "config": {}}
     with tracked_run(Tracking(mode="online"), **given) as run:
-        found = whereabouts(run, tmp_path)
+        found = run_location(run, tmp_path)
         assert found["url"].startswith("http://127.0.0.1")
         assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
     with tracked_run(Tracking(mode="offline"), **given) as run:
-        found = whereabouts(run, tmp_path)
+        found = run_location(run, tmp_path)
     assert "url" not in found
     assert (tmp_path / found["sync"].removeprefix("wandb sync ")).is_dir()
     with tracked_run(Tracking(mode="disabled"), **given) as run:
-        assert whereabouts(run, tmp_path) == {}
+        assert run_location(run, tmp_path) == {}

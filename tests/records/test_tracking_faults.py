@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import wandb
-from conftest import REPOSITORY, tiny_params, write_params
+from conftest import REPOSITORY, tiny_params, write_params, write_plans_again
 from PIL import Image
 from test_tracking import KEY, Server, _fresh_settings, server
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.schema import Tracking
+from pipeline.networks.prepare import prepare
 from pipeline.records import tracking
-from pipeline.records.tracking import logged_picture, tracked_run
-from pipeline.stages.backbone import prepare
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.stages.fetch import fetch
 from pipeline.stages.stylize import stylize
 
@@ -45,8 +45,9 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, byt
     params["tracking"] = {"mode": "disabled"}
     write_params(tmp_path, params)
     fetch(read_params(), ["first"])
+    write_plans_again()
     prepare(read_params().backbone)
-    stylize("first", read_params())
+    stylize("first")
     params["tracking"] = {"init_timeout": TIMEOUT_S, "finish_timeout": TIMEOUT_S}
     write_params(tmp_path, params)
     wandb.teardown()  # or it would go on with the environment of before
@@ -62,7 +63,7 @@ def outputs() -> dict[str, bytes]:
 def timed_run() -> float:
     """Returns the seconds of an experiment, with W&B's process gone as at the end of a stage."""
     begun = time.monotonic()
-    stylize("first", read_params())
+    stylize("first")
     wandb.teardown()
     return time.monotonic() - begun
 
@@ -198,8 +199,8 @@ def test_disk_that_fills_up_costs_only_what_did_not_fit(
         with tracked_run(Tracking(init_timeout=5, finish_timeout=2), **given) as run:
             run.log({"evaluation": 1, "total": 1.0})
             fill(tmp_path / "wandb")
-            run.log({"evaluation": 2, "picture": logged_picture(picture, "lost")})
-            run.summary.update({"result": logged_picture(picture, "lost")})
+            run.log({"evaluation": 2, "picture": wandb_image(picture, "lost")})
+            run.summary.update({"result": wandb_image(picture, "lost")})
         printed = capfd.readouterr().out
         assert printed.count("W&B cannot keep all of this run ([Errno 28] No space left") == 1
         assert synced_folder(printed).is_relative_to(tmp_path)
@@ -235,5 +236,5 @@ def test_folder_that_cannot_be_written_leaves_the_run_untracked(
     monkeypatch.setattr(wandb, "init", fail)
     with tracked_run(Tracking(), root=tmp_path, name="a", job_type="b", config={}) as run:
         run.log({"evaluation": 1})
-        assert tracking.whereabouts(run, tmp_path) == {}
+        assert tracking.run_location(run, tmp_path) == {}
     assert "this run is not tracked. Make room there" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""The report in a real browser: it loads, fits, does what it offers, and asks for nothing else."""
+"""The report in a browser: it loads, fits, responds to its controls, and requests nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import finished
+from finished_runs import finished
 
-from pipeline.config.params import read_params
 from pipeline.stages.report import report
 
 __all__ = ["finished"]
@@ -39,7 +38,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = tmp_path_factory.mktemp("browser")
     shutil.copytree(finished, workspace, dirs_exist_ok=True)
     with contextlib.chdir(workspace):
-        report(read_params())
+        report()
     return workspace / "reports"
 
 
@@ -47,15 +46,15 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     """A page that fails the test on any error, and on any request outside the report."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page, wrong = context.new_page(), []
-    page.on("console", lambda message: wrong.append(message.text) if _is_error(message) else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(request.url))
+    page, errors = context.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if _is_error(message) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(request.url))
     allowed = f"{folder.as_uri()}/", "data:"
-    page.on("request", lambda r: None if r.url.startswith(allowed) else wrong.append(r.url))
+    page.on("request", lambda r: None if r.url.startswith(allowed) else errors.append(r.url))
     yield page
     context.close()
-    assert wrong == []
+    assert errors == []
 
 
 def _is_error(message: Any) -> bool:

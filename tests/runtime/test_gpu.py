@@ -1,4 +1,4 @@
-"""What can only be seen on a CUDA GPU; needs torch, Lightning, pydantic and rich."""
+"""What needs a CUDA GPU; imports no package beside torch, Lightning, rich and pydantic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.callbacks import Refinement
+from pipeline.transfer.callbacks import History, Intermediates, Refinement
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
 from pipeline.transfer.module import StyleTransfer
 
@@ -47,7 +48,9 @@ def run(
     objective = objective_on(device, weights, images)
     lbfgs = {"lr": 1.0, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0}
     module = StyleTransfer(objective, images[0], lbfgs)
-    fit(module, name=device, folder=folder, evaluations=10, intermediates=[5])
+    convergence = Convergence(10)
+    history = History(folder, convergence)
+    fit(module, [history, convergence, Intermediates([5], history)], 10)
     return module
 
 
@@ -83,14 +86,11 @@ def test_gpu_run_goes_on_in_float32_by_another_recording(
     monkeypatch.setattr(Refinement, "EVALUATIONS", 3)
     monkeypatch.setattr(Refinement, "GAIN", 1.0)
     module = StyleTransfer(objective_on("cuda", weights, images, "tf32"), images[0], {})
-    fit(
-        module,
-        name="cuda",
-        folder=tmp_path,
-        evaluations=10,
-        exact=lambda: objective_on("cuda", weights, images),
-    )
-    assert 0 < module.exact_evaluations < 10
+    convergence = Convergence(10)
+    history = History(tmp_path, convergence)
+    refinement = Refinement(lambda: objective_on("cuda", weights, images), history)
+    fit(module, [history, convergence, refinement], 10)
+    assert 0 < module.run.float32_evaluations < 10
     exact = objective_on("cpu", weights, images)
     before, after = (
         float(exact(image.detach().cpu())["total"]) for image in (images[0], module.image)

@@ -108,7 +108,7 @@ def test_run_that_does_not_fit_is_refused_before_it_begins(
     with pytest.raises(
         UserError, match=r"2000x1330 pixels take .* GiB are free. What fits: size \d+$"
     ):
-        stylize("first", read_params())
+        stylize("first")
     assert not (paths.EXPERIMENTS / "first/history.csv").exists()
 
 

@@ -15,7 +15,7 @@ from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.optim.lbfgs import LBFGS
-from pipeline.transfer.callbacks import Budget
+from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.module import StyleTransfer
 
 PLAIN = {
@@ -45,7 +45,7 @@ def fit(module: StyleTransfer, evaluations: int) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=evaluations,
-        callbacks=[Budget(evaluations)],
+        callbacks=[Convergence(evaluations)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -101,8 +101,8 @@ def test_line_search_counts_more_evaluations_than_steps(
 ) -> None:
     module = StyleTransfer(objective, images[1], {**PLAIN, "line_search_fn": "strong_wolfe"})
     trainer = fit(module, 10)
-    assert trainer.global_step < module.evaluations
-    assert 10 <= module.evaluations < 10 + 25
+    assert trainer.global_step < module.run.evaluations
+    assert 10 <= module.run.evaluations < 10 + 25
 
 
 @pytest.mark.parametrize("first_step", [1e-2, 1e-4])

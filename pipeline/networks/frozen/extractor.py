@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.networks.frozen.convolutions import (
     Convolution,
-    InParts,
+    SplitInput,
     first_convolution,
     frozen_convolution,
 )
@@ -157,7 +157,7 @@ class FrozenFeatures(nn.Module):
         maps = (image - self.get_buffer("mean")) / self.get_buffer("std")
         maps = maps.contiguous(memory_format=torch.channels_last)
         first = self._convolution(self.layers[0])
-        maps = first.parts(maps) if isinstance(first, InParts) else maps
+        maps = first.split(maps) if isinstance(first, SplitInput) else maps
         tape = Tape(maps, [])
         for step in steps:
             indices = None
@@ -193,7 +193,7 @@ class FrozenFeatures(nn.Module):
             else:
                 relu_backward(gradient, maps, out=gradient)
             del maps  # freed before the convolution
-            gradient = self._convolution(step.layer).back(gradient)
+            gradient = self._convolution(step.layer).backward(gradient)
             below_pooling, indices = step.pooled, indices_before
         assert gradient is not None, "the tape is empty"
         return gradient / self.get_buffer("std")

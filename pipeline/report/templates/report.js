@@ -1,5 +1,5 @@
-// What the pages can do beyond being read: a slider between two pictures, steps through a run, a
-// comparison. Every picture and number is on the pages without it.
+// Controls of the pages: a slider between two pictures, the intermediate images of a run, and the
+// comparison of two experiments. Without this script the pages still show every picture and number.
 "use strict";
 
 function make(tag, properties = {}, ...children) {
@@ -13,7 +13,7 @@ function range(label, maximum, step, value) {
   return [make("label", {}, label, input), input];
 }
 
-// The result under the content or style image, cut where the slider is.
+// Lays the content or style image over the result, cut off at the position of the slider.
 function slider(figure) {
   const roles = [...document.querySelectorAll("[data-role]")];
   if (!roles.length) return;
@@ -52,7 +52,7 @@ function slider(figure) {
   cut(0);
 }
 
-// One intermediate image at a time: a range that arrow keys move, and thumbnails to click.
+// Shows one intermediate image, chosen by a range input or by a click on its thumbnail.
 function stepper(box) {
   const figures = [...box.querySelectorAll("figure")];
   const shown = make("img");
@@ -83,7 +83,7 @@ function stepper(box) {
   choose(figures.length - 1);
 }
 
-// Two experiments with one zoom and one position, and the settings in which they differ.
+// Shows two experiments with the same zoom and position, and the settings that differ.
 function compare(page) {
   const experiments = JSON.parse(document.getElementById("experiments").textContent);
   const find = (name) => experiments.find((each) => each.name === name);
@@ -94,7 +94,7 @@ function compare(page) {
     place: document.getElementById(`side-${key}`),
     title: document.getElementById(`name-${key}`),
   }));
-  const position = { x: 0, y: 0 }; // of the left upper corner, in shares of the picture
+  const position = { x: 0, y: 0 }; // of the upper left corner, as fractions of the picture
 
   let scale = 1;
 
@@ -106,7 +106,7 @@ function compare(page) {
     }
   }
 
-  // Around the middle of what is seen.
+  // Zooms about the centre of the visible part.
   function zoomTo(wanted) {
     zoom.value = wanted;
     const before = scale;
@@ -120,7 +120,7 @@ function compare(page) {
     const image = make("img", { src: each.image, alt: `Result of ${each.name}`, draggable: false });
     const box = make("div", { className: "view", tabIndex: 0, role: "group", ariaLabel: `${each.name}, zoomed` }, image);
     const shift = (x, y) => {
-      const { width, height } = image.getBoundingClientRect(); // as zoomed
+      const { width, height } = image.getBoundingClientRect(); // of the zoomed picture
       position.x -= x / width;
       position.y -= y / height;
       move();

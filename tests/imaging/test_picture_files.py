@@ -1,4 +1,4 @@
-"""Pictures of every kind come in upright and in sRGB, or are refused with a reason."""
+"""Pictures are read upright, as 8-bit sRGB, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_broken_icc_profile_is_ignored_with_a_warning(tmp_path: Path) -> None:
         assert pixel(tmp_path / "odd.png") == (9, 8, 7)
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("RGBA", (4, 4), (255, 0, 0, 128)).save(tmp_path / "half.png")
     Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "grey.png")

@@ -1,4 +1,4 @@
-"""Pictures as tensors: ranges, sizes, noise."""
+"""Conversion between pictures and tensors, sizes, resizing and white noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
 
 
-def test_picture_survives_the_way_to_a_tensor_and_back() -> None:
+def test_picture_is_unchanged_by_the_conversion_to_a_tensor_and_back() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     image = to_tensor(Image.fromarray(pixels))
     assert image.shape == (1, 3, 5, 7)
@@ -20,7 +20,7 @@ def test_picture_survives_the_way_to_a_tensor_and_back() -> None:
     assert np.array_equal(np.asarray(to_picture(image)), pixels)
 
 
-def test_values_outside_the_range_are_clamped_once_saved() -> None:
+def test_values_outside_the_range_are_clamped_in_a_picture() -> None:
     image = torch.tensor([-0.5, 0.5, 1.5]).view(1, 3, 1, 1)
     assert to_picture(image).getpixel((0, 0)) == (0, 128, 255)
 
@@ -34,11 +34,13 @@ def test_values_outside_the_range_are_clamped_once_saved() -> None:
         ("long", 2048, (1536, 2048)),
     ],
 )
-def test_size_keeps_proportions(edge: str, pixels: int | None, expected: tuple[int, int]) -> None:
+def test_scaled_size_keeps_proportions(
+    edge: str, pixels: int | None, expected: tuple[int, int]
+) -> None:
     assert scaled_size((768, 1024), edge, pixels) == expected  # type: ignore[arg-type]
 
 
-def test_antialiasing_averages_what_plain_interpolation_skips() -> None:
+def test_antialiasing_averages_pixels_that_plain_interpolation_skips() -> None:
     stripes = (torch.arange(64) % 2).float().view(1, 1, 1, 64).expand(1, 3, 8, 64).contiguous()
     smooth = resize(stripes, (8, 16), "bilinear", antialias=True)
     assert smooth.std() < 0.05
@@ -58,7 +60,7 @@ def test_resizing_stays_in_range_and_does_nothing_at_the_same_size(
     assert larger.max() <= 1
 
 
-def test_noise_depends_on_its_seed_alone_and_keeps_its_level() -> None:
+def test_noise_depends_on_its_seed_alone_and_has_its_level() -> None:
     torch.manual_seed(1)
     first = white_noise((64, 48), seed=5, level=0.1)
     torch.manual_seed(2)

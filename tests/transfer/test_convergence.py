@@ -1,4 +1,4 @@
-"""A run that leaves for good, stands still or gains too little: what it does then, and says."""
+"""Runs that diverge, stand still or gain too little: what they do, and what they report."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_params, write_params
-from test_resuming import run_stopped_at
+from test_checkpointing import run_stopped_at
 from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.convergence import EVERY, EXPLODED, STILL, Course
+from pipeline.transfer.convergence import (
+    CHECK_INTERVAL,
+    DIVERGENCE_FACTOR,
+    STANDSTILL_ITERATIONS,
+    Convergence,
+)
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 60
@@ -54,7 +58,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float)
 
     def spoilt(self: StyleTransfer, *arguments: Any) -> torch.Tensor:
         loss = honest(self, *arguments)
-        if self.evaluations in evaluations:
+        if self.run.evaluations in evaluations:
             self.losses = {name: factor * value for name, value in self.losses.items()}
             return factor * loss
         return loss
@@ -63,7 +67,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, evaluations: set[int], factor: float)
 
 
 def test_run_that_uses_its_budget_has_nothing_to_say(settled: Any) -> None:
-    stylize("first", read_params())
+    stylize("first")
     assert status() == {"kind": "budget", "reason": "all 60 evaluations were used", "notes": []}
 
 
@@ -73,7 +77,7 @@ def test_run_that_diverges_once_goes_on_from_its_best_image(
 ) -> None:
     spoil(monkeypatch, {23}, factor)
     handler = signal.getsignal(signal.SIGINT)
-    stylize("first", read_params())
+    stylize("first")
     assert signal.getsignal(signal.SIGINT) is handler
     found = status()
     assert found["kind"] == "budget"
@@ -95,7 +99,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(monkeypatch, {23, 34}, float("nan"))
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["kind"] == "divergence"
     assert found["reason"].endswith("at evaluation 34; the picture is the best there was")
@@ -110,7 +114,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
 def test_step_that_is_far_too_long_is_mended_by_the_second_try(settled: Any) -> None:
     """No loss is spoilt here: L-BFGS itself leaves, and the damped one returns."""
     settled(lbfgs={"lr": 12.0, "scaling": "newest"}, largest_step=1.0)
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["notes"]
     rows = history("first")
@@ -125,10 +129,10 @@ def test_diverged_run_that_was_stopped_comes_to_the_same_bits(
 ) -> None:
     spoil(monkeypatch, {23}, float("nan"))
     settled(every=0, early_stop={"evaluations": 15, "gain": 0.01})
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, evaluation)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -140,17 +144,17 @@ def test_run_that_was_stopped_when_all_but_written_comes_to_the_same_bits(
     """What decided the end lies before the last checkpoint, and is not decided again."""
     spoil(monkeypatch, spoilt, float("nan"))
     settled(every=0, evaluations=evaluations, early_stop={"evaluations": 13, "gain": 0.04})
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
 
     def full(*_: Any) -> None:
         raise UserError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.stylize._write_results", full)
+        patch.setattr("pipeline.experiments.run._write_results", full)
         with pytest.raises(UserError):
-            stylize("first", read_params())
-    stylize("first", read_params())
+            stylize("first")
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -161,11 +165,11 @@ def test_last_step_that_nobody_saw_is_looked_at(
 
     def spoil_the_last(self: StyleTransfer, *arguments: Any, **options: Any) -> None:
         honest(self, *arguments, **options)
-        if self.iterations == EVALUATIONS:
+        if self.run.iterations == EVALUATIONS:
             self.image = self.image * float("nan")
 
     monkeypatch.setattr(StyleTransfer, "optimizer_step", spoil_the_last)
-    stylize("first", read_params())
+    stylize("first")
     assert status()["kind"] == "divergence"
     assert status()["reason"].startswith("the total loss is nan after the last step")
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
@@ -179,7 +183,7 @@ def test_explosion_is_not_taken_for_the_stalling_of_bf16(
 ) -> None:
     settled(precision="bf16")
     spoil(monkeypatch, {24, 25}, 1e9)
-    stylize("first", read_params())
+    stylize("first")
     (note,) = status()["notes"]
     assert "at evaluation 24" in note
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
@@ -188,7 +192,7 @@ def test_explosion_is_not_taken_for_the_stalling_of_bf16(
 
 def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, {23}, float("nan"))
-    stylize("first", read_params())
+    stylize("first")
     logged = [json.dumps(row) for row in inspected(Path.cwd()) if "history" in row]
     assert sum('"total"' in row for row in logged) == len(history("first"))
 
@@ -197,13 +201,13 @@ def test_second_try_is_in_wandb_once(settled: Any, monkeypatch: pytest.MonkeyPat
 def test_tolerance_that_lets_nothing_move_is_named(tolerance: str, settled: Any) -> None:
     settled(lbfgs={tolerance: 1e6})
     with pytest.raises(UserError, match=f"did not move: .*lbfgs.{tolerance}"):
-        stylize("first", read_params())
+        stylize("first")
 
 
 def test_start_without_a_loss_is_an_error(settled: Any) -> None:
     settled(style_weight=1e38)
     with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
-        stylize("first", read_params())
+        stylize("first")
     assert not (paths.EXPERIMENTS / "first/image.png").exists()
 
 
@@ -224,7 +228,7 @@ def test_image_that_stands_still_ends_the_run(
         step = optimizer.step
 
         def later(*arguments: Any, **options: Any) -> Any:
-            if self.iterations == 8:  # once it has moved
+            if self.run.iterations == 8:  # once it has moved
                 optimizer.param_groups[0].update(lbfgs)
             return step(*arguments, **options)
 
@@ -232,30 +236,30 @@ def test_image_that_stands_still_ends_the_run(
         return optimizer
 
     monkeypatch.setattr(StyleTransfer, "configure_optimizers", tolerant)
-    stylize("first", read_params())
+    stylize("first")
     found = status()
     assert found["kind"] == "standstill"
     assert found["reason"].endswith(reason)
-    assert len(history("first")) == STILL + EVERY
+    assert len(history("first")) == STANDSTILL_ITERATIONS + CHECK_INTERVAL
 
 
 def test_line_search_that_fails_is_named(settled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settled(lbfgs={"line_search_fn": "strong_wolfe", "max_eval": 3}, evaluations=400)
-    searched = "pipeline.optim.lbfgs.LBFGS._searched"
+    searched = "pipeline.optim.lbfgs.LBFGS._find_length"
 
     def nothing(self: Any, closure: Any, *_: Any) -> float:
         return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
 
     monkeypatch.setattr(searched, nothing)
-    stylize("first", read_params())
+    stylize("first")
     assert status()["reason"].endswith("the line search finds no lower loss")
 
 
 def test_early_stop_ends_a_run_that_gains_too_little(settled: Any) -> None:
-    stylize("first", read_params())
+    stylize("first")
     whole = [row["total"] for row in history("first")]
     settled(early_stop={"evaluations": 10, "gain": 0.15})
-    stylize("first", read_params())
+    stylize("first")
     found, totals = status(), [row["total"] for row in history("first")]
     assert found["kind"] == "early stop"
     assert "less than early_stop asks for (15.00%)" in found["reason"]
@@ -272,28 +276,28 @@ def rows(totals: list[float]) -> list[dict[str, float]]:
 
 
 def test_loss_that_rises_for_a_while_is_no_divergence() -> None:
-    course = Course()
-    course.see(rows([1.0, 0.999 * EXPLODED, 0.5, 0.1]))
-    assert not course.diverged
-    course.see(rows([1.001 * EXPLODED]))
-    assert "1000 times that of the start" in course.diverged
+    convergence = Convergence(EVALUATIONS)
+    convergence.observe(rows([1.0, 0.999 * DIVERGENCE_FACTOR, 0.5, 0.1]))
+    assert not convergence.divergence
+    convergence.observe(rows([1.001 * DIVERGENCE_FACTOR]))
+    assert "1000 times that of the start" in convergence.divergence
 
 
 def test_what_a_line_search_tries_is_no_divergence() -> None:
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     tried = [1.0, 1e9, math.nan, 0.9]
-    course.see([{**row, "iteration": 0} for row in rows(tried)])
-    assert not course.diverged
-    assert course.lowest == 0.9
-    course.see([{**row, "iteration": 1} for row in rows([math.nan])])
-    assert course.diverged
+    convergence.observe([{**row, "iteration": 0} for row in rows(tried)])
+    assert not convergence.divergence
+    assert convergence.lowest_total == 0.9
+    convergence.observe([{**row, "iteration": 1} for row in rows([math.nan])])
+    assert convergence.divergence
 
 
 def test_evaluations_of_a_line_search_count_once() -> None:
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     for row in rows([1.0] * 40):
-        course.see([{**row, "iteration": 7}])
-    assert course.still == 0
+        convergence.observe([{**row, "iteration": 7}])
+    assert convergence.unchanged == 0
 
 
 def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) -> None:
@@ -302,36 +306,37 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
             raise NotImplementedError
 
     module = StyleTransfer(Constant.__new__(Constant), images[0], {})
-    course = Course()
+    convergence = Convergence(EVALUATIONS)
     seen = {}
     for total in (3.0, 2.0, float("nan"), 5.0):
         module.losses = {"total": torch.tensor(total)}
         module.evaluated = images[0] + total / 10
         seen[total] = module.evaluated.clone()
-        course.on_after_backward(None, module)  # type: ignore[arg-type]
-    assert course.best is not None
-    assert torch.equal(course.best, seen[2.0])
-    course.restart()  # now in another precision: a little more is as good, much more is not
+        convergence.on_after_backward(None, module)  # type: ignore[arg-type]
+    assert convergence.best_image is not None
+    assert torch.equal(convergence.best_image, seen[2.0])
+    # In another precision a slightly higher loss is as good, and a much higher one is not.
+    convergence.change_precision()
     for total, better in ((9.0, False), (2.05, True)):
         module.losses = {"total": torch.tensor(total)}
         module.evaluated = images[0] + total / 10
-        course.on_after_backward(None, module)  # type: ignore[arg-type]
-        assert torch.equal(course.best, module.evaluated) == better
+        convergence.on_after_backward(None, module)  # type: ignore[arg-type]
+        assert torch.equal(convergence.best_image, module.evaluated) == better
 
 
 def test_picture_of_a_diverged_run_is_its_best_image(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {23, 34}, float("nan"))
-    kept: list[torch.Tensor] = []
-    honest = Course._refuse_diverged
+    best_images: list[torch.Tensor] = []
+    honest = Convergence._raise_if_diverged
 
-    def looking(self: Course) -> None:
-        if self.diverged and self.best is not None:
-            kept.append(self.best.clone())
+    def looking(self: Convergence) -> None:
+        if self.divergence and self.best_image is not None:
+            best_images.append(self.best_image.clone())
         honest(self)
 
-    monkeypatch.setattr(Course, "_refuse_diverged", looking)
-    stylize("first", read_params())
+    monkeypatch.setattr(Convergence, "_raise_if_diverged", looking)
+    stylize("first")
     picture = read_picture(paths.EXPERIMENTS / "first/image.png")
-    assert picture.tobytes() == to_picture(kept[-1]).tobytes()
+    assert picture.tobytes() == to_picture(best_images[-1]).tobytes()

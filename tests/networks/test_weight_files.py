@@ -1,4 +1,4 @@
-"""Files of weights: every published layout of one network gives the same features."""
+"""Weight files: all published layouts give the same features, and bad files are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.networks.weight_files import (
 ALL = list(LAYERS)
 
 
-def in_caffes_convention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def in_caffe_convention(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the network for BGR, 0–255, mean subtracted, under torchvision's keys."""
     keyed = torchvision_keys(weights)
     mean, std = weights["mean"], weights["std"]
@@ -66,16 +66,16 @@ def test_layouts_of_one_network_give_the_same_weights(
 def test_caffe_and_torchvision_conventions_give_the_same_features(
     naming: object, weights: dict[str, Tensor], images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    save_file(naming(in_caffes_convention(weights)), tmp_path / "caffe.safetensors")  # type: ignore[operator]
+    save_file(naming(in_caffe_convention(weights)), tmp_path / "caffe.safetensors")  # type: ignore[operator]
     caffe = load_weights(tmp_path / "caffe.safetensors", "caffe")
-    found = Features(caffe, "avg")(images[0], ALL)
+    features = Features(caffe, "avg")(images[0], ALL)
     expected = Features(weights, "avg")(images[0], ALL)
     inner = slice(1, -1)  # the two conventions pad the border with slightly different greys
     torch.testing.assert_close(
-        found["conv1_1"][..., inner, inner], expected["conv1_1"][..., inner, inner]
+        features["conv1_1"][..., inner, inner], expected["conv1_1"][..., inner, inner]
     )
     for name in ALL:
-        difference = (found[name] - expected[name]).norm() / expected[name].norm()
+        difference = (features[name] - expected[name]).norm() / expected[name].norm()
         assert difference < 0.01, name
 
 
@@ -91,7 +91,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load_weights(tmp_path / "none.pth", "torchvision")
 
 
-def test_imagenet_weights_are_taken_from_torchs_cache(
+def test_imagenet_weights_are_read_from_the_cache_of_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -102,7 +102,7 @@ def test_imagenet_weights_are_taken_from_torchs_cache(
     assert imagenet_weights() == cached
 
 
-def test_imagenet_weights_without_network_say_how_to_give_a_path(
+def test_failed_download_of_imagenet_weights_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*arguments: object, **options: object) -> None:
@@ -115,7 +115,9 @@ def test_imagenet_weights_without_network_say_how_to_give_a_path(
         imagenet_weights()
 
 
-def test_backbone_comes_back_as_it_was_saved(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_prepared_network_is_loaded_as_it_was_saved(
+    weights: dict[str, Tensor], tmp_path: Path
+) -> None:
     save_backbone(tmp_path / "b.safetensors", weights, "max")
     loaded, pooling = load_backbone(tmp_path / "b.safetensors")
     assert pooling == "max"
@@ -123,7 +125,7 @@ def test_backbone_comes_back_as_it_was_saved(weights: dict[str, Tensor], tmp_pat
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
-def test_prepared_network_that_is_damaged_is_named(tmp_path: Path) -> None:
+def test_damaged_prepared_network_is_named(tmp_path: Path) -> None:
     file = tmp_path / "b.safetensors"
     for content in (b"", save({"conv1_1.weight": torch.zeros(3)})):
         file.write_bytes(content)

@@ -1,8 +1,7 @@
-"""A run that was stopped goes on to the very bits it would have come to, or begins anew."""
+"""An interrupted run continues to the same bits, and a changed one begins anew."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -19,13 +18,11 @@ from test_stylize import history, outputs
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.records.checkpoints import Checkpoints, sole_run
-from pipeline.records.provenance import loaded_code
 from pipeline.stages.stylize import stylize
+from pipeline.transfer.callbacks import ProgressBar
 from pipeline.transfer.module import StyleTransfer
-from pipeline.transfer.progress import ProgressBar
 
 EVALUATIONS = 20
 KINDS: dict[str, dict[str, Any]] = {
@@ -55,13 +52,13 @@ def run_stopped_at(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     """Runs the experiment until it ends in the middle of things, after so many evaluations."""
 
     def stop(self: ProgressBar, trainer: Any, module: StyleTransfer, *_: Any) -> None:
-        if module.evaluations >= evaluation:
+        if module.run.evaluations >= evaluation:
             raise StopError
 
     with monkeypatch.context() as patch:
         patch.setattr(ProgressBar, "on_train_batch_end", stop)
         with pytest.raises(StopError):
-            stylize("first", read_params())
+            stylize("first")
 
 
 def kept() -> list[str]:
@@ -79,14 +76,14 @@ def test_stopped_run_goes_on_to_the_same_bits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file, **KINDS[kind])
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, evaluation)
     assert 1 <= len(kept()) <= 2
     capsys.readouterr()
     for file in expected:  # as DVC does before it runs a cell
         (paths.EXPERIMENTS / "first" / file).unlink(missing_ok=True)
-    stylize("first", read_params())
+    stylize("first")
     assert "first: goes on after evaluation" in capsys.readouterr().out
     assert outputs("first") == expected
     assert kept() == []
@@ -96,11 +93,11 @@ def test_run_stopped_twice_and_in_its_second_stage_goes_on(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(weights_file, **KINDS["warm start"])
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     for evaluation in (4, 15):
         run_stopped_at(monkeypatch, evaluation)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -110,11 +107,11 @@ def test_switch_to_float32_is_remembered(
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.EVALUATIONS", 5)
     monkeypatch.setattr("pipeline.transfer.callbacks.Refinement.GAIN", 0.9)
     settle(weights_file, precision="bf16")
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     assert b'"float32_evaluations": 1' in expected["metrics.json"]
     run_stopped_at(monkeypatch, 12)
-    stylize("first", read_params())
+    stylize("first")
     assert outputs("first") == expected
 
 
@@ -127,7 +124,7 @@ def test_changed_settings_begin_anew(
     settle(weights_file)
     run_stopped_at(monkeypatch, 9)
     settle(weights_file, content_weight=0.9)
-    stylize("first", read_params())
+    stylize("first")
     assert "goes on" not in capsys.readouterr().out
     assert [row["evaluation"] for row in history("first")] == list(range(1, EVALUATIONS + 1))
 
@@ -139,12 +136,12 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, 9)
     newest = Path("data/checkpoints") / kept()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    stylize("first", read_params())
+    stylize("first")
     said = capsys.readouterr().out
     assert f"{newest.resolve()} is damaged" in said
     assert "goes on after evaluation" in said
@@ -158,14 +155,14 @@ def test_full_disk_costs_the_checkpoint_and_not_the_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settle(weights_file)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
 
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr("pipeline.records.checkpoints.torch.save", full)
-    stylize("first", read_params())
+    stylize("first")
     assert "no checkpoint could be written (No space left on device)" in capsys.readouterr().out
     assert outputs("first") == expected
 
@@ -190,7 +187,7 @@ def test_checkpoints_that_take_long_are_made_less_often(
     monkeypatch.setattr("pipeline.transfer.checkpointing.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(StyleTransfer, "training_step", step)
-    stylize("first", read_params())
+    stylize("first")
     assert saved == [4, 29, 54]
 
 
@@ -200,7 +197,7 @@ def test_run_that_goes_on_is_whole_in_wandb(
     settle(weights_file, **KINDS["warm start"])
     run_stopped_at(monkeypatch, 14)
     shutil.rmtree("wandb")
-    stylize("first", read_params())
+    stylize("first")
     assert_whole_in_wandb(prepared)
 
 
@@ -220,11 +217,11 @@ def test_run_stopped_at_the_end_of_its_search_is_whole_in_wandb(
         raise StopError
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.stages.stylize._write_results", stop)
+        patch.setattr("pipeline.experiments.run._write_results", stop)
         with pytest.raises(StopError):
-            stylize("first", read_params())
+            stylize("first")
     shutil.rmtree("wandb")
-    stylize("first", read_params())
+    stylize("first")
     assert_whole_in_wandb(prepared)
 
 
@@ -246,7 +243,7 @@ def test_checkpoints_that_were_left_behind_are_removed(
     for name in files.values():
         (folder / name).touch()
         os.utime(folder / name, 2 * (time.time() - days * 86_400,))
-    Checkpoints("first", 16 * "a").forget_others()
+    Checkpoints("first", 16 * "a").remove_old_ones_of_others()
     found = {file.name for file in folder.iterdir()}
     assert {kind for kind, name in files.items() if name in found} == set(left.split())
 
@@ -271,16 +268,6 @@ def test_checkpoints_after_damaged_ones_are_kept(workspace: Path) -> None:
         loaded = checkpoints.load()
         assert loaded is not None
         assert loaded.state == {"x": evaluations}
-
-
-def test_run_has_one_key_however_it_was_started(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    importlib.import_module("pipeline.runtime.warm")
-    by_dvc = loaded_code()
-    for name in ("pipeline.runtime.warm", "pipeline.runtime.forks", "pipeline.runtime.parents"):
-        monkeypatch.delitem(sys.modules, name)
-    assert loaded_code() == by_dvc
 
 
 def test_checkpoints_of_one_run_are_not_those_of_another(tmp_path: Path, workspace: Path) -> None:
@@ -311,7 +298,7 @@ def test_killed_process_leaves_what_it_takes_to_go_on(
 ) -> None:
     """SIGKILL finds the checkpoint of before; the other two write one, whatever the interval."""
     settle(weights_file, evaluations=300)
-    stylize("first", read_params())
+    stylize("first")
     expected = outputs("first")
     settle(weights_file, every=0 if number == signal.SIGKILL else 1000, evaluations=300)
     process = subprocess.Popen(

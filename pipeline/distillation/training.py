@@ -1,0 +1,188 @@
+"""Trains the small network that stands in for VGG-19, and writes it with a record of how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+
+from pipeline import paths
+from pipeline.config.schema import Distillation, Params
+from pipeline.distillation.crops import CropSampler
+from pipeline.distillation.module import DistillationModule
+from pipeline.distillation.student import SMALL_LAYERS, Student
+from pipeline.distillation.training_data import Teacher, TrainingData
+from pipeline.errors import UserError
+from pipeline.files import sha256, write_json, write_text
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.sources import WEIGHTS, locate
+from pipeline.networks.weight_files import imagenet_weights, load_weights, save_small
+from pipeline.records.provenance import code_version, package_versions
+from pipeline.records.tracking import tracked_run
+from pipeline.runtime.trainer import run
+
+HELD_OUT = 20
+"""One picture in so many is not trained on, but used to measure the recorded residuals."""
+LONG_EDGE = 400
+"""Pixels to which larger pictures are reduced, so that a crop shows more than a patch of sky."""
+SAMPLE = 64
+"""Number of crops on which the teacher's scale is measured, and the recorded residuals."""
+GIVE_PICTURES = "some hundred pictures are needed, of all kinds. Name a folder that holds them"
+
+
+def distil(params: Params, output: Path) -> None:
+    """Trains a small network by the section ``distillation`` of params.yaml.
+
+    Writes its weights to ``output``, a .safetensors file, and beside it a record of the training as
+    .json and its loss curve as .csv. An interrupted training resumes after its last whole epoch.
+
+    Raises:
+        UserError: no section ``distillation``, unreadable inputs, or training that diverged.
+    """
+    if params.distillation is None:
+        raise UserError("params.yaml has no section distillation. Add it")
+    if output.suffix != ".safetensors":
+        raise UserError(f"the network is written as .safetensors, not as {output}")
+    settings, root = params.distillation, paths.shared_root()
+    # cuBLAS reads this when it is first used, which is before Lightning would set it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    files = find_pictures(settings.pictures)
+    if settings.weights == "imagenet":
+        teacher_file = imagenet_weights()
+    else:
+        teacher_file = locate(settings.weights, None, paths.downloads(), WEIGHTS)
+    record: dict[str, Any] = {
+        # Not the paths, which are those of this machine; the hashes identify the files.
+        "settings": settings.model_dump(exclude={"weights", "pictures"}),
+        "teacher": {"file": teacher_file.name, "sha256": sha256(teacher_file)},
+        "pictures": {"count": len(files), "sha256": _sha256_of_texts(map(sha256, files))},
+    }
+    checkpoints = root / "data" / "distillation" / _sha256_of_texts([json.dumps(record)])[:16]
+    pictures = [read_reduced(file) for file in files]
+    training = [picture for index, picture in enumerate(pictures) if index % HELD_OUT]
+    module = build_module(teacher_file, training, settings)
+    names = {"name": "distil", "job_type": "distil", "against": "epoch"}
+    with tracked_run(params.tracking, root=root, config=record, **names) as tracked:
+        curve = train(module, checkpoints, WandbLogger(experiment=tracked))
+        held_out = CropSampler(pictures[::HELD_OUT], settings.crop_size, (settings.seed, 0, 1))
+        record["residuals"] = mean_residuals(module, held_out)
+        tracked.summary.update({"residuals": record["residuals"]})
+    save_small(output, module.student.weights())
+    made_by = {"code": code_version(), "packages": package_versions()}
+    write_json(output.with_suffix(".json"), record | made_by | {"device": module.device.type})
+    write_text(output.with_suffix(".csv"), curve)
+    print(f"distil: {output}, {output.stat().st_size / 2**20:.2f} MiB")
+    shutil.rmtree(checkpoints)
+
+
+def find_pictures(sources: Iterable[str]) -> list[Path]:
+    """Returns the picture files of the given sources, each once.
+
+    A source is anything that ``locate`` takes, or a folder: all its files, sorted by name, except
+    hidden ones and those in folders inside.
+
+    Raises:
+        UserError: fewer than two files, or a source that does not exist.
+    """
+    files: list[Path] = []
+    for source in sources:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            inside = [path for path in folder.iterdir() if path.is_file()]
+            files += sorted(path for path in inside if not path.name.startswith("."))
+        elif folder.suffix or ":" in source:
+            files.append(locate(source, None, paths.downloads()))
+        else:
+            raise UserError(f"distillation.pictures: no folder {source}; {GIVE_PICTURES}")
+    files = list(dict.fromkeys(files))
+    if len(files) < 2:
+        raise UserError(f"distillation.pictures has {len(files)} picture(s); {GIVE_PICTURES}")
+    return files
+
+
+def read_reduced(file: Path) -> Image.Image:
+    """Returns a picture, reduced to a long edge of ``LONG_EDGE`` if it is larger."""
+    picture = read_picture(file)
+    picture.thumbnail((LONG_EDGE, LONG_EDGE), Image.Resampling.LANCZOS)
+    return picture
+
+
+def build_module(
+    teacher_file: Path, pictures: Sequence[Image.Image], settings: Distillation
+) -> DistillationModule:
+    """Returns an untrained student with its teacher and training data, on the fastest device."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sample = CropSampler(pictures, settings.crop_size, (settings.seed, 0, 0)).crops(SAMPLE)
+    weights = load_weights(teacher_file, settings.convention)
+    teacher = Teacher(weights, sample.to(device), settings.precision)
+    student = Student(settings.widths, teacher.deviations, settings.seed)
+    return DistillationModule(student, TrainingData(teacher, pictures, settings)).to(device)
+
+
+def train(module: DistillationModule, folder: Path, logger: Logger | None) -> str:
+    """Trains the student, from the checkpoint in ``folder`` if there is one.
+
+    Returns the curve as CSV; a row is an epoch's number from 1, its loss and residuals.
+    """
+    last, curve = folder / "last.ckpt", _LossCurve()
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    run(
+        module,
+        module.device,
+        resume_from=last if last.is_file() else None,
+        max_epochs=module.settings.epochs,
+        callbacks=[checkpoint, curve],
+        logger=logger or False,
+        deterministic=True,
+    )
+    rows = [[f"{value:.6g}" for value in row.values()] for row in curve.rows]
+    return "".join(",".join(row) + "\n" for row in [list(curve.rows[0]), *rows])
+
+
+@torch.no_grad()
+def mean_residuals(module: DistillationModule, sampler: CropSampler) -> dict[str, float]:
+    """Returns each layer's fraction of variance unexplained on new crops, filters not rescaled."""
+    batch = module.data.batch(sampler.crops(SAMPLE).to(module.device))
+    return {name: round(plain.item(), 4) for name, (plain, _) in module.residuals(batch).items()}
+
+
+class _LossCurve(pl.Callback):
+    """Collects and prints the metrics of each epoch; checkpoints hold them too."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):  # before the checkpoint is written
+            raise UserError(
+                f"the loss is {metrics['loss']} in epoch {epoch}: the training diverged. "
+                "Lower distillation.learning_rate. The checkpoint of the epoch before is kept"
+            )
+        self.rows.append({"epoch": epoch, **metrics})
+        layers = " ".join(f"{metrics[f'residual_{name}']:.3f}" for name in SMALL_LAYERS)
+        print(f"epoch {epoch}: {layers}", flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+def _sha256_of_texts(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,0 +1,180 @@
+"""Executors compute experiments by their plans. This one does so on the machine it runs on.
+
+Importing torch, Lightning and W&B takes longer than many an experiment. A worker process imports
+them once and then computes one experiment after another. There is a pipe to each worker, so that
+the death of one (by a signal, for lack of memory) ends its own experiment and no other; the process
+pools of the standard library end all their work then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import NamedTuple, Protocol
+
+from pipeline.config.plan import Plan
+from pipeline.config.schema import RunOptions
+from pipeline.errors import UserError
+from pipeline.experiments.progress import ProgressReport
+from pipeline.runtime.processes import end_with_parent
+
+
+class Outcome(NamedTuple):
+    """How an experiment ended.
+
+    Attributes:
+        experiment: its name.
+        error: why it has no results; empty if it has.
+    """
+
+    experiment: str
+    error: str = ""
+
+
+Observer = Callable[[ProgressReport | str], None]
+"""Is told of progress, and of lines that experiments print."""
+
+
+class Executor(Protocol):
+    """Computes experiments somewhere; a cluster engine is another implementation."""
+
+    def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
+        """Begins an experiment as soon as there is room for it."""
+
+
+class LocalExecutor:
+    """Computes experiments in worker processes; use it as a context manager.
+
+    Args:
+        workers: how many experiments at a time.
+        threads: of each worker's computations.
+        observe: is called from several threads, one call at a time.
+    """
+
+    def __init__(self, workers: int, threads: int, observe: Observer) -> None:
+        self._threads, self._observe = threads, observe
+        self._own = threading.local()  # each thread of the pool drives a worker of its own
+        self._pool = ThreadPoolExecutor(workers)
+        self._lock = threading.Lock()
+        self._started: list[_Worker] = []
+        self._stopped = False
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the workers; those that are computing write a checkpoint first."""
+        self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self._started:
+            worker.stop()
+        self._pool.shutdown()
+
+    def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
+        """Begins an experiment as soon as a worker is free."""
+        return self._pool.submit(self._compute, plan, options)
+
+    def _compute(self, plan: Plan, options: RunOptions) -> Outcome:
+        worker: _Worker | None = getattr(self._own, "worker", None)
+        if worker is None or not worker.process.is_alive():
+            with self._lock:
+                if self._stopped:
+                    return Outcome(plan.experiment, "It was not begun.")
+                worker = self._own.worker = _Worker(self._threads)
+                self._started.append(worker)
+        return worker.compute(plan, options, self._tell)
+
+    def _tell(self, message: ProgressReport | str) -> None:
+        with self._lock:
+            self._observe(message)
+
+
+class _Worker:
+    """A process that computes the experiments it is sent, and this side's end of the pipe to it."""
+
+    STOPPING_S = 30.0
+    """How long a worker may take to write a checkpoint and end."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end, threads), daemon=True)
+        self.process.start()
+        other_end.close()  # so that the pipe ends when the worker does
+
+    def compute(self, plan: Plan, options: RunOptions, observe: Observer) -> Outcome:
+        """Sends an experiment, passes on what the worker reports, and returns how it ended."""
+        try:
+            self._pipe.send((plan, options))
+            while not isinstance(message := self._pipe.recv(), Outcome):
+                observe(message)
+        except (EOFError, OSError):
+            self.process.join()
+            return Outcome(plan.experiment, _death(self.process.exitcode))
+        return message
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.terminate()
+        self.process.join(self.STOPPING_S)
+        self.process.kill()
+
+
+def _death(exit_code: int | None) -> str:
+    reason = f"exit status {exit_code}"
+    if exit_code is not None and exit_code < 0:
+        reason = signal.Signals(-exit_code).name
+    return (
+        f"The process that computed it ended ({reason}). SIGKILL often means that the memory was "
+        "full: run fewer at a time (JOBS). Run again: it goes on from its checkpoint"
+    )
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """Computes experiments until the pipe ends: the whole life of a worker process."""
+    end_with_parent()
+    # An interrupt at the terminal reaches all processes. It is the runner that ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    sender = _Sender(pipe)
+    with contextlib.redirect_stdout(sender), contextlib.redirect_stderr(sender):
+        from pipeline.experiments.run import run_experiment
+
+        while True:
+            try:
+                plan, options = pipe.recv()
+            except EOFError:
+                return
+            error = ""
+            try:
+                run_experiment(plan, options, lambda *done: sender.send(ProgressReport(*done)))
+            except UserError as failure:
+                error = str(failure)
+            except Exception:  # noqa: BLE001 - the other experiments go on
+                error = traceback.format_exc()
+            sender.send(Outcome(plan.experiment, error))
+
+
+class _Sender(io.TextIOBase):
+    """Sends messages through a pipe from any thread; as a text stream it sends lines."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._lock, self._rest = pipe, threading.Lock(), ""
+
+    def send(self, message: ProgressReport | Outcome | str) -> None:
+        with self._lock:
+            self._pipe.send(message)
+
+    def write(self, text: str, /) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            self.send(line)
+        return len(text)

@@ -1,0 +1,126 @@
+"""Runs one experiment from its plan, and writes its picture and its records."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from pipeline import paths
+from pipeline.config.plan import Plan
+from pipeline.config.schema import RunOptions
+from pipeline.errors import explaining_the_disk
+from pipeline.files import write_json
+from pipeline.imaging.picture_files import write_png
+from pipeline.imaging.tensors import to_picture, to_tensor
+from pipeline.losses.objective import Objective
+from pipeline.records.checkpoints import sole_run
+from pipeline.records.identity import Run, identify
+from pipeline.records.provenance import code_version, settings_text
+from pipeline.records.status import record_run, recording_failure
+from pipeline.records.tracking import run_location, tracked_run, wandb_image
+from pipeline.transfer.build import read_inputs
+from pipeline.transfer.callbacks import ReportProgress
+from pipeline.transfer.memory import check_memory
+from pipeline.transfer.phases import PhasedRun, Result
+
+
+def run_experiment(
+    plan: Plan, options: RunOptions, report: ReportProgress = lambda *_: None
+) -> None:
+    """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
+
+    Continues from a checkpoint of the same run, if there is one.
+
+    Args:
+        plan: of the experiment.
+        options: of W&B and of checkpoints.
+        report: is told how far the run is; see ``callbacks.Progress``.
+
+    Raises:
+        UserError: another process runs the experiment, its inputs do not fit, or its image did
+            not change.
+        SystemExit: 143 after SIGTERM, 130 after an interrupt, as of a killed process.
+    """
+    name = plan.experiment
+    with sole_run(name), recording_failure(name), explaining_the_disk():
+        # If this run ends early, the files of an earlier one must not be taken for its results.
+        for file in ("provenance.json", "image.png"):
+            (paths.EXPERIMENTS / name / file).unlink(missing_ok=True)
+        _run(plan, options, report)
+
+
+def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
+    name, settings, folder = plan.experiment, plan.settings, paths.EXPERIMENTS / plan.experiment
+    if settings.deterministic:
+        # cuBLAS reads this at its first use, which comes before Lightning would set it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    run = identify(plan)
+    check_memory(settings, run.device, run.precision)
+    inputs = read_inputs(settings)
+    run.checkpoints.remove_old_ones_of_others()
+    root = paths.shared_root()
+    with tracked_run(
+        options.tracking,
+        root=root,
+        name=name,
+        job_type="stylize",
+        config={"experiment": name, **run.description, **run.environment},
+        group=options.group,
+    ) as tracked:
+        logger = WandbLogger(experiment=tracked)
+        every = options.checkpoints.every
+        result = PhasedRun(run, inputs, logger, every, report).optimise()
+        metrics = _write_results(folder, run, result, inputs.start)
+        image = folder / "image.png"
+        summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}
+        tracked.summary.update({**summary, "result": wandb_image(image, name)})
+        record_run(image, run_location(tracked, root))
+    run.checkpoints.remove()
+
+
+def _write_results(folder: Path, run: Run, result: Result, start: Tensor) -> dict[str, float]:
+    """Writes the outputs of a run, and returns the metrics.
+
+    Args:
+        folder: gets the files.
+        run, result: the run and what it produced.
+        start: the image that the run began with.
+    """
+    name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
+    picture = to_picture(result.image)
+    text = settings_text(name, run.description["settings"], run.description["inputs"])
+    write_png(picture, folder / "image.png", text)
+    counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
+    metrics = {
+        **{count: getattr(state, count) for count in counts},
+        **_losses(result.objective, result.image, ""),
+        **_losses(result.objective, to_tensor(picture).to(result.image), "saved_"),
+    }
+    if state.earlier_evaluations:  # otherwise they are in the first row of the history
+        metrics |= _losses(result.objective, start.to(result.image), "start_")
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})
+    provenance = {"experiment": name, "code": code_version(), **run.description, **run.environment}
+    write_json(folder / "provenance.json", provenance)
+    print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
+    if stop_reason.kind != "budget":
+        print(f"{name}: ended by {stop_reason.kind}: {stop_reason.reason}")
+    return metrics
+
+
+def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:
+    """Returns the losses of an image, without the weighted ones of single layers."""
+    with torch.no_grad():
+        losses = objective(image)
+    return {
+        f"{prefix}{name}": float(f"{loss.item():.9g}")
+        for name, loss in losses.items()
+        if not name.endswith("_weighted")
+    }

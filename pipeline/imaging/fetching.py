@@ -1,0 +1,111 @@
+"""Fetches the pictures of the catalogue into ``data/images``, as upright 8-bit sRGB PNG files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline import paths
+from pipeline.errors import UserError
+from pipeline.files import sha256, write_json
+from pipeline.imaging.picture_files import read_picture, read_text, write_png
+from pipeline.imaging.sources import forget_download, locate
+
+OWN_PICTURES = Path("data/own")
+"""The folder of the user's own pictures, which DVC watches."""
+
+
+class Source(NamedTuple):
+    """Where a picture comes from, as ``sources.locate`` takes it.
+
+    Attributes:
+        address: URL, ``package:NAME/PATH``, or path.
+        known_hash: ``sha256:…`` or ``md5:…`` of the file, None for no check.
+    """
+
+    address: str
+    known_hash: str | None
+
+
+def fetch_images(images: Mapping[str, Source], code: str) -> dict[str, str]:
+    """Writes ``data/images/NAME.png`` for each picture that has changed since the last call.
+
+    A picture that cannot be had any more from its address, or from a path outside ``data/own``, is
+    kept as it is: DVC may have brought it into a clone from where the address no longer leads.
+
+    Args:
+        images: {name: source}.
+        code: hash of the code that reads pictures; another hash has all of them read again.
+
+    Returns:
+        {name: why it could not be fetched}, of those that could not.
+    """
+    records = _read_records()
+    for name, source in images.items():
+        try:
+            records[name] = _fetch(name, source, code, records.get(name, {}))
+        except UserError as error:
+            records[name] = {"error": f"image {name!r} from {source.address}: {error}"}
+    write_json(paths.FETCH_RECORDS, records)
+    return {name: records[name]["error"] for name in images if "error" in records[name]}
+
+
+def remove_other_images(names: Collection[str]) -> None:
+    """Removes all files from ``data/images`` but the pictures of these names."""
+    wanted = {paths.picture(name) for name in names}
+    for path in paths.IMAGES.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path not in wanted:
+            path.unlink()
+    records = {name: record for name, record in _read_records().items() if name in names}
+    write_json(paths.FETCH_RECORDS, records)
+
+
+def _read_records() -> dict[str, dict[str, str]]:
+    if not paths.FETCH_RECORDS.is_file():
+        return {}
+    records: dict[str, dict[str, str]] = json.loads(paths.FETCH_RECORDS.read_text("utf-8"))
+    return records
+
+
+def _fetch(name: str, source: Source, code: str, before: Mapping[str, str]) -> dict[str, str]:
+    """Writes a picture unless its record is the one before, and returns its record."""
+    target = paths.picture(name)
+    text = {"Source": source.address, "Pin": source.known_hash or ""}
+    try:
+        file = locate(*source, paths.downloads())
+    except UserError as error:
+        if not _may_be_kept(target, text):
+            raise
+        print(f"{name}: kept as it is. {error}")
+        return {}
+    if before and before == _record(text, code, file, target):
+        return dict(before)
+    try:
+        picture = read_picture(file)
+    except UserError:
+        forget_download(file, paths.downloads())
+        raise
+    write_png(picture, target, {**text, "Source-SHA256": sha256(file)})
+    width, height = picture.size
+    print(f"{name}: {width}x{height} pixels from {source.address}")
+    return _record(text, code, file, target)
+
+
+def _record(text: Mapping[str, str], code: str, file: Path, target: Path) -> dict[str, str]:
+    try:
+        return {**text, "code": code, "file": sha256(file), "picture": sha256(target)}
+    except OSError:  # not there yet; of a file that cannot be read, read_picture says more
+        return {}
+
+
+def _may_be_kept(target: Path, text: Mapping[str, str]) -> bool:
+    """Returns whether a picture was fetched from a source that is gone, and is not watched."""
+    if not target.is_file() or not text.items() <= read_text(target).items():
+        return False
+    path = Path(text["Source"]).expanduser()
+    return not path.exists() and not path.is_relative_to(OWN_PICTURES)

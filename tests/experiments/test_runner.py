@@ -1,0 +1,246 @@
+"""`python -m pipeline run` computes what is out of date, side by side, and can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import save_picture, tiny_params
+from projects import Project
+
+from pipeline.config.plan import read_plan
+from pipeline.experiments import runner
+
+GIB = 2**30
+
+
+@pytest.fixture
+def params(weights_file: Path) -> dict[str, Any]:
+    params: Any = tiny_params(weights_file)
+    params["tracking"] = {"mode": "disabled"}
+    params["checkpoints"] = {"every": 0.5}
+    return params
+
+
+def run(project: Project, jobs: int = 2, check: bool = True) -> str:
+    return project.python("pipeline", "run", "--jobs", str(jobs), check=check)
+
+
+def history(project: Project, name: str) -> Path:
+    return project.folder / f"data/experiments/{name}/history.csv"
+
+
+def rows(project: Project, name: str) -> int:
+    file = history(project, name)
+    return file.read_text().count("\n") if file.is_file() else 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.05)
+
+
+def begin(project: Project) -> subprocess.Popen[bytes]:
+    """Starts a run of two experiments that never end, and waits until both have a checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "run", "--jobs", "2"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # what is sent to it is not sent to pytest
+    )
+    checkpoints = project.folder / "data/checkpoints"
+    wait_until(lambda: all(any(checkpoints.glob(f"{n}-*.pt")) for n in ("first", "second")))
+    return process
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children()
+        if any("spawn_main" in word for word in child.cmdline())
+    ]
+
+
+def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["experiments"]["third"] = {
+        "content": "chelsea",
+        "style": "gravel",
+        "evaluations": 1,
+        "first_step": 1e-9,
+    }
+    project = Project.new(tmp_path / "project", params)
+    text = run(project, check=False)
+    assert "3 experiments to compute, 2 at a time" in text
+    assert "third failed: the image did not move" in text
+    assert "error: not everything was computed" in text
+    assert "the image did not move" in (project.folder / "reports/summary.md").read_text()
+    computed = {name: history(project, name).read_bytes() for name in ("first", "second")}
+    project.dvc("repro", "--force", "stylize@first", "stylize@second")
+    assert computed == {name: history(project, name).read_bytes() for name in computed}
+    project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
+    text = run(project)
+    assert "1 experiments to compute" in text
+    assert "third: total loss" in text
+    assert "Running stage 'stylize" not in text
+    assert "to compute" not in run(project)
+    assert project.repro() == set()
+
+
+def test_change_taken_back_comes_from_the_cache(tmp_path: Path, params: dict[str, Any]) -> None:
+    project = Project.new(tmp_path, params)
+    run(project)
+    before = history(project, "first").read_bytes()
+    project.change(lambda p: p["experiments"]["first"].update(content_weight=7.0))
+    assert "first: total loss" in run(project)
+    assert history(project, "first").read_bytes() != before
+    project.change(lambda p: p["experiments"]["first"].update(content_weight=1.0))
+    assert "to compute" not in run(project)
+    assert history(project, "first").read_bytes() == before
+    assert project.repro() == set()
+
+
+def test_experiments_without_a_missing_picture_are_computed(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["images"]["lost"] = {"source": "data/own/lost.png"}
+    params["experiments"]["third"] = {"content": "lost", "style": "gravel"}
+    project = Project.new(tmp_path, params)
+    text = run(project, check=False)
+    assert "image 'lost' from data/own/lost.png: data/own/lost.png: there is no" in text
+    assert "not everything was computed" in text
+    made = [(history(project, name)).is_file() for name in ("first", "second", "third")]
+    assert made == [True, True, False]
+    save_picture(tmp_path / "data/own/lost.png")
+    ran = project.repro()
+    assert "stylize@third" in ran
+    assert not {"stylize@first", "stylize@second"} & ran
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_workers_end_with_a_runner_that_is_stopped(
+    number: int, status: int, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["defaults"]["evaluations"] = 1_000_000
+    project = Project.new(tmp_path, params)
+    with begin(project) as process:
+        workers = workers_of(process)
+        assert len(workers) == 2
+        process.send_signal(number)
+        assert process.wait(30) == status
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_runner_that_is_killed_leaves_no_worker_and_the_next_goes_on(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["defaults"]["evaluations"] = 1500
+    project = Project.new(tmp_path, params)
+    with begin(project) as process:
+        workers = workers_of(process)
+        process.kill()
+    wait_until(lambda: not any(worker.is_running() for worker in workers), 60)
+    assert not (history(project, "first").parent / "image.png").exists()
+    text = run(project)
+    assert "first: goes on after evaluation" in text
+    assert "second: goes on after evaluation" in text
+    assert rows(project, "first") == rows(project, "second") == 1501
+    assert project.repro() == set()
+
+
+def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[str, Any]) -> None:
+    """It had computed experiments and not yet told DVC."""
+    project = Project.new(tmp_path, params)
+    project.dvc("repro", "backbone")
+    project.python("pipeline.stages.stylize", "first")
+    picture = history(project, "first").parent / "image.png"
+    made = picture.stat().st_mtime_ns
+    text = run(project)
+    assert "1 experiments to compute" in text
+    assert "first: total loss" not in text
+    assert picture.stat().st_mtime_ns == made
+    assert project.repro() == set()
+
+
+def test_worker_that_is_killed_fails_its_experiment_and_no_other(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["defaults"]["evaluations"] = 3000
+    project = Project.new(tmp_path, params)
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "run", "--jobs", "2"],
+            cwd=project.folder,
+            env=project.environment,
+            stdout=output,
+            stderr=output,
+        )
+    wait_until(lambda: min(rows(project, "first"), rows(project, "second")) > 20)
+    os.kill(workers_of(process)[0].pid, signal.SIGKILL)
+    assert process.wait(180) == 1
+    text = log.read_text()
+    assert text.count("The process that computed it ended (SIGKILL)") >= 1
+    assert text.count(": total loss ") == 1
+    text = run(project)
+    assert "goes on after evaluation" in text
+    assert rows(project, "first") == rows(project, "second") == 3001
+
+
+def test_as_many_workers_as_cores_and_memory_have_room_for(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available = "pipeline.runtime.device.available"
+    plans = [read_plan("first"), read_plan("second")]
+    monkeypatch.setattr(runner, "count_cores", lambda: 16)
+    monkeypatch.setattr(available, lambda _: 3 * GIB)
+    assert 3 <= runner.count_workers(plans) <= 5
+    monkeypatch.setattr(available, lambda _: 300 * GIB)
+    assert runner.count_workers(plans) == 16
+    wide = [
+        plan.model_copy(update={"settings": plan.settings.model_copy(update={"threads": 5})})
+        for plan in plans
+    ]
+    assert runner.count_workers(wide) == 3
+    monkeypatch.setattr(available, lambda _: 0)
+    assert runner.count_workers(plans) == 1
+
+
+def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "count_cores", lambda: 16)
+    monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 300 * GIB)
+    devices = iter(["cuda", "cuda", "mps", "mps", "cuda", "cpu"])
+    find = "pipeline.runtime.device.find_device"
+    monkeypatch.setattr(find, lambda _: torch.device(next(devices)))
+    monkeypatch.setattr("pipeline.runtime.device.find_precision", lambda *_: "float32")
+    plans = [read_plan("first"), read_plan("second")]
+    assert runner.count_workers(plans) == runner.GPU_WORKERS
+    assert runner.count_workers(plans) == 1
+    assert runner.count_workers(plans) == 1
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5"])
+def test_number_of_jobs_is_a_whole_number_from_1(given: str, workspace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", "--jobs", given],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert given in done.stderr
+    assert "--jobs" in done.stderr
