@@ -30,24 +30,21 @@ def nearest(word: str, known: list[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else "."
 
 
-_RESUMES = "an experiment goes on from its checkpoint"
-_FULL = f"the disk is full. Make room and run it again: {_RESUMES}"
-_FORBIDDEN = (
-    "this may not be read or written here. Give the user the right to, or work on a copy of the "
-    f"repository elsewhere; {_RESUMES}"
-)
-_MISSING = (
-    "it is not there, or its folder. If it was removed meanwhile, run it again: "
-    f"{_RESUMES}. If it never was, `dvc repro` makes it"
-)
 _FILE_ERRORS = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EROFS: _FORBIDDEN,
-    errno.ENOENT: _MISSING,
-    errno.ENOTDIR: _MISSING,
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        "the disk is full. Make room and run it again: an experiment goes on from its checkpoint",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "this may not be read or written here. Give the user the right to, or work on a copy of "
+        "the repository elsewhere; an experiment goes on from its checkpoint",
+    ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR),
+        "it is not there, or its folder. If it was removed meanwhile, run it again: an experiment "
+        "goes on from its checkpoint. If it never was, `dvc repro` makes it",
+    ),
 }
 
 

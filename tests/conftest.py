@@ -159,13 +159,13 @@ def _prepared_once(weights_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def prepared(workspace: Path, _prepared_once: Path) -> Path:
-    """The workspace after ``fetch``, ``plan`` and ``backbone``; replace their files, never edit."""
+    """The workspace after ``fetch``, ``plan`` and ``backbone``. Replace their files, never edit."""
     shutil.copytree(_prepared_once / "data", workspace / "data", copy_function=os.link)
     return workspace
 
 
 def write_params(folder: Path, params: dict[str, object]) -> None:
-    """Writes params.yaml, and the plans again where there are plans."""
+    """Writes params.yaml, and the plans again if there are plans, as DVC would."""
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     if (folder / "data/plan").is_dir():
         with contextlib.chdir(folder):
@@ -173,10 +173,7 @@ def write_params(folder: Path, params: dict[str, object]) -> None:
 
 
 def write_plans_again() -> None:
-    """Writes the plans by params.yaml and the pictures as they are now; leaves out what lacks any.
-
-    DVC would fetch and plan before it runs an experiment.
-    """
+    """Writes the plans of all experiments in params.yaml whose pictures have been fetched."""
     from pipeline.config.params import read_params
     from pipeline.config.plan import write_plans
 

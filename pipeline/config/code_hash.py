@@ -1,4 +1,4 @@
-"""The hash of the code that computes a result: an edit re-runs what imports the edited module."""
+"""The hash of the code that computes a result, so that an edit re-runs what imports the module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pipeline
 
 PACKAGE = Path(pipeline.__file__).parent
 DISCOVERED = ("pipeline.losses",)
-"""Packages whose modules are found in their folder, not named by an import."""
+"""Packages that import all modules in their folder, without naming them."""
 
 
 def code_hash(module: str, data: Iterable[Path] = ()) -> str:
@@ -19,22 +19,16 @@ def code_hash(module: str, data: Iterable[Path] = ()) -> str:
 
     Args:
         module: for example ``pipeline.stages.report``.
-        data: files that the modules read, such as templates; their paths do not count.
+        data: other files that decide the result, such as templates.
     """
     digest = hashlib.sha256()
-    for name, file in sorted(imported_modules(module).items()):
+    for name, file in [*sorted(imported_modules(module).items()), *((f.name, f) for f in data)]:
         digest.update(f"{name}\n".encode() + file.read_bytes())
-    for file in data:
-        digest.update(f"{file.name}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def imported_modules(module: str) -> dict[str, Path]:
-    """Returns {module: its file} of a module and of those that it imports, directly or not.
-
-    Args:
-        module: for example ``pipeline.stages.report``.
-    """
+    """Returns {module: its file} of a module and of all that it imports, directly or not."""
     files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -42,27 +36,24 @@ def imported_modules(module: str) -> dict[str, Path]:
         if name in files:
             continue
         files[name] = _file_of(name)
+        waiting += [parent] if (parent := name.rpartition(".")[0]) else []
         waiting += _imports(files[name])
-        waiting += [name.rpartition(".")[0]] if "." in name else []
         if name in DISCOVERED:
             waiting += [f"{name}.{file.stem}" for file in files[name].parent.glob("[!_]*.py")]
     return files
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Yields the modules of this package that a file imports, wherever in it."""
+    """Yields the modules of this package that a file imports, in its functions too."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names = (alias.name for alias in node.names)
-            yield from (name for name in names if name.partition(".")[0] == "pipeline")
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("pipeline"):
-            continue
-        yield str(node.module)
-        yield from (
-            f"{node.module}.{alias.name}"
-            for alias in node.names
-            if _file_of(f"{node.module}.{alias.name}").is_file()
-        )
+        names: list[str] = []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
+        for name in names:
+            if name.partition(".")[0] == PACKAGE.name and _file_of(name).is_file():
+                yield name
 
 
 def _file_of(name: str) -> Path:

@@ -75,10 +75,10 @@ AnyPlan = TypeVar("AnyPlan", Plan, BackbonePlan, ReportPlan)
 
 
 def read_plan(experiment: str) -> Plan:
-    """Returns the plan of an experiment, whose pictures are still those of the plan.
+    """Returns the plan of an experiment.
 
     Raises:
-        UserError: there is no such plan, or a picture is missing or was replaced since.
+        UserError: it has none, or one of its pictures was replaced since.
     """
     plan = _read(paths.plan(experiment), Plan)
     for image in plan.images.values():
@@ -92,32 +92,24 @@ def read_plan(experiment: str) -> Plan:
 
 
 def read_backbone_plan() -> BackbonePlan:
-    """Returns the plan of the stage ``backbone``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Returns the plan of the stage ``backbone``, or raises ``UserError``."""
     return _read(paths.BACKBONE_PLAN, BackbonePlan)
 
 
 def read_report_plan() -> ReportPlan:
-    """Returns the plan of the stage ``report``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Returns the plan of the stage ``report``, or raises ``UserError``."""
     return _read(paths.REPORT_PLAN, ReportPlan)
 
 
 def _read(file: Path, model: type[AnyPlan]) -> AnyPlan:
-    if not file.is_file():
+    try:
+        return model.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
         known = [path.stem for path in paths.PLANS.glob("[!_]*.json")]
         raise UserError(
             f"there is no plan {file.stem!r} in {paths.PLANS}{nearest(file.stem, known)} "
             "Run `dvc repro plan`, which writes the plan of each experiment in params.yaml"
-        )
-    try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"))
+        ) from error
     except ValidationError as error:
         raise UserError(
             f"{file} was written by another version of this project. Run `dvc repro plan`"
@@ -138,6 +130,22 @@ def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
     Raises:
         UserError: a picture is missing, and ``skip_missing`` is False.
     """
+    plans = _experiment_plans(params, skip_missing)
+    shown = {section: getattr(params, section) for section in ReportSettings.model_fields}
+    report_code = code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
+    files: dict[Path, Section] = {
+        **{paths.plan(plan.experiment): plan for plan in plans},
+        paths.BACKBONE_PLAN: BackbonePlan(settings=params.backbone, code=code_hash(BACKBONE_CODE)),
+        paths.REPORT_PLAN: ReportPlan(**shown, code=report_code),
+    }
+    for file, plan in files.items():
+        write_json(file, plan.model_dump(mode="json"))
+    for file in set(paths.PLANS.glob("*.json")) - set(files):
+        file.unlink()
+    return [plan.experiment for plan in plans]
+
+
+def _experiment_plans(params: Params, skip_missing: bool) -> list[Plan]:
     failed = _failed_fetches() if skip_missing else set()
     images = {
         file.stem: InputImage(name=file.stem, sha256=sha256(file))
@@ -145,29 +153,17 @@ def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
         if file.stem not in failed
     }
     code = code_hash(EXPERIMENT_CODE)
-    plans: dict[str, Plan] = {}
+    plans = []
     for name, settings in params.experiments.items():
         missing = [image for image in settings.images.values() if image not in images]
         if not missing:
             inputs = {role: images[image] for role, image in settings.images.items()}
-            plans[name] = Plan(experiment=name, settings=settings, images=inputs, code=code)
+            plans.append(Plan(experiment=name, settings=settings, images=inputs, code=code))
         elif not skip_missing:
             raise UserError(
                 f"the image {missing[0]!r} of {name} was not fetched. Run `dvc repro fetch`"
             )
-    files: dict[Path, Section] = {paths.plan(name): plan for name, plan in plans.items()}
-    files[paths.BACKBONE_PLAN] = BackbonePlan(
-        settings=params.backbone, code=code_hash(BACKBONE_CODE)
-    )
-    shown = {section: getattr(params, section) for section in ReportSettings.model_fields}
-    files[paths.REPORT_PLAN] = ReportPlan(
-        **shown, code=code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
-    )
-    for file, plan in files.items():
-        write_json(file, plan.model_dump(mode="json"))
-    for file in set(paths.PLANS.glob("*.json")) - set(files):
-        file.unlink()
-    return list(plans)
+    return plans
 
 
 def _failed_fetches() -> set[str]:

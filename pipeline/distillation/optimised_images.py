@@ -50,7 +50,7 @@ def optimised_images(
     content_images = sampler.crops(BATCH).to(device)
     style_images = sampler.crops(BATCH).to(device)
     ranges = [(1e-3, 1.0)] + [(0.3, 3.0)] * len(STYLE_LAYERS)
-    draws = [np.exp(random.uniform(np.log(a), np.log(b), BATCH)) for a, b in ranges]
+    draws = [np.exp(random.uniform(np.log(low), np.log(high), BATCH)) for low, high in ranges]
     loss_weights = [torch.from_numpy(each).float().to(device) for each in draws]
     with torch.no_grad():
         content_target, *_ = _statistics(network, content_images)

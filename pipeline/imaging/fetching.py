@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline import paths
 from pipeline.errors import UserError
@@ -18,66 +17,49 @@ OWN_PICTURES = Path("data/own")
 """The folder of the user's own pictures, which DVC watches."""
 
 
-class Source(NamedTuple):
-    """Where a picture comes from, as ``sources.locate`` takes it.
-
-    Attributes:
-        address: URL, ``package:NAME/PATH``, or path.
-        known_hash: ``sha256:…`` or ``md5:…`` of the file, None for no check.
-    """
-
-    address: str
-    known_hash: str | None
-
-
-def fetch_images(images: Mapping[str, Source], code: str) -> dict[str, str]:
+def fetch_images(images: Mapping[str, tuple[str, str | None]], code: str) -> dict[str, str]:
     """Writes ``data/images/NAME.png`` for each picture that has changed since the last call.
 
-    A picture that cannot be had any more from its address, or from a path outside ``data/own``, is
-    kept as it is: DVC may have brought it into a clone from where the address no longer leads.
+    A picture that is no longer at its URL, or at its path outside ``data/own``, is kept as it is:
+    DVC may have brought it into a clone of the repository.
 
     Args:
-        images: {name: source}.
-        code: hash of the code that reads pictures; another hash has all of them read again.
+        images: {name: (source, known hash)}, as ``sources.locate`` takes them.
+        code: hash of the code that reads pictures; after a change all of them are read again.
 
     Returns:
         {name: why it could not be fetched}, of those that could not.
     """
-    records = _read_records()
+    records: dict[str, dict[str, str]] = {}
+    if paths.FETCH_RECORDS.is_file():
+        records = json.loads(paths.FETCH_RECORDS.read_text(encoding="utf-8"))
     for name, source in images.items():
         try:
-            records[name] = _fetch(name, source, code, records.get(name, {}))
+            records[name] = _fetch(name, *source, code, records.get(name, {}))
         except UserError as error:
-            records[name] = {"error": f"image {name!r} from {source.address}: {error}"}
+            records[name] = {"error": f"image {name!r} from {source[0]}: {error}"}
     write_json(paths.FETCH_RECORDS, records)
     return {name: records[name]["error"] for name in images if "error" in records[name]}
 
 
 def remove_other_images(names: Collection[str]) -> None:
-    """Removes all files from ``data/images`` but the pictures of these names."""
+    """Removes everything from ``data/images`` but the pictures of these names."""
     wanted = {paths.picture(name) for name in names}
     for path in paths.IMAGES.glob("*"):
         if path.is_dir():
             shutil.rmtree(path)
         elif path not in wanted:
             path.unlink()
-    records = {name: record for name, record in _read_records().items() if name in names}
-    write_json(paths.FETCH_RECORDS, records)
 
 
-def _read_records() -> dict[str, dict[str, str]]:
-    if not paths.FETCH_RECORDS.is_file():
-        return {}
-    records: dict[str, dict[str, str]] = json.loads(paths.FETCH_RECORDS.read_text("utf-8"))
-    return records
-
-
-def _fetch(name: str, source: Source, code: str, before: Mapping[str, str]) -> dict[str, str]:
+def _fetch(
+    name: str, source: str, known_hash: str | None, code: str, before: Mapping[str, str]
+) -> dict[str, str]:
     """Writes a picture unless its record is the one before, and returns its record."""
     target = paths.picture(name)
-    text = {"Source": source.address, "Pin": source.known_hash or ""}
+    text = {"Source": source, "Pin": known_hash or ""}
     try:
-        file = locate(*source, paths.downloads())
+        file = locate(source, known_hash, paths.downloads())
     except UserError as error:
         if not _may_be_kept(target, text):
             raise
@@ -91,8 +73,7 @@ def _fetch(name: str, source: Source, code: str, before: Mapping[str, str]) -> d
         forget_download(file, paths.downloads())
         raise
     write_png(picture, target, {**text, "Source-SHA256": sha256(file)})
-    width, height = picture.size
-    print(f"{name}: {width}x{height} pixels from {source.address}")
+    print(f"{name}: {picture.width}x{picture.height} pixels from {source}")
     return _record(text, code, file, target)
 
 
@@ -104,7 +85,7 @@ def _record(text: Mapping[str, str], code: str, file: Path, target: Path) -> dic
 
 
 def _may_be_kept(target: Path, text: Mapping[str, str]) -> bool:
-    """Returns whether a picture was fetched from a source that is gone, and is not watched."""
+    """Returns whether a picture comes from this source, which is gone and is not watched."""
     if not target.is_file() or not text.items() <= read_text(target).items():
         return False
     path = Path(text["Source"]).expanduser()

@@ -1,7 +1,4 @@
-"""Stage ``fetch``: fetches the pictures that experiments use into ``data/images``.
-
-python -m pipeline.stages.fetch [EXPERIMENT …]
-"""
+"""Stage ``fetch [EXPERIMENT …]``: fetches the pictures that experiments use."""
 
 from __future__ import annotations
 
@@ -12,24 +9,23 @@ from pipeline.config.code_hash import code_hash
 from pipeline.config.params import find_experiment, read_params
 from pipeline.config.schema import Params
 from pipeline.errors import UserError
-from pipeline.imaging.fetching import Source, fetch_images, remove_other_images
+from pipeline.imaging.fetching import fetch_images, remove_other_images
 from pipeline.records.status import record_failure
 from pipeline.stages import run_stage
 
 
 def fetch(params: Params, experiments: Sequence[str] = ()) -> None:
-    """Fetches the pictures of some experiments, or of all, and then removes all other pictures.
+    """Fetches the pictures of some experiments; or of all, and removes all other pictures.
 
     Raises:
-        UserError: no such experiment, or pictures that could not be fetched. Each of them is named,
-            and the other pictures are there.
+        UserError: no such experiment, or pictures, all of them named, that could not be fetched.
     """
     names = experiments or params.experiments
     used = {name: find_experiment(params, name).images.values() for name in names}
     images = {image: params.images[image] for pair in used.values() for image in pair}
     if not experiments:
         remove_other_images(images)
-    sources = {name: Source(image.source, image.hash) for name, image in images.items()}
+    sources = {name: (image.source, image.hash) for name, image in images.items()}
     failures = fetch_images(sources, code_hash("pipeline.imaging.picture_files"))
     for name, pictures in used.items():
         if reasons := [failures[image] for image in dict.fromkeys(pictures) if image in failures]:

@@ -1,7 +1,4 @@
-"""Stage ``stylize``: runs one experiment from its plan; see ``experiments.run``.
-
-python -m pipeline.stages.stylize EXPERIMENT
-"""
+"""Stage ``stylize EXPERIMENT``: runs one experiment from its plan."""
 
 from __future__ import annotations
 

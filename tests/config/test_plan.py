@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.config.code_hash import code_hash, imported_modules
 from pipeline.config.params import read_params, read_run_options
 from pipeline.config.plan import (
     EXPERIMENT_CODE,
+    REPORT_TEMPLATES,
     read_backbone_plan,
     read_plan,
     read_report_plan,
@@ -54,6 +56,19 @@ def test_backbone_and_report_have_a_plan_of_their_sections(params: Any) -> None:
     for section in ("images", "defaults", "experiments", "figures"):
         assert getattr(plan, section) == getattr(read_params(), section)
     assert plan.figure_of("first") == "both"
+
+
+def test_plan_of_the_report_depends_on_its_templates(
+    params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_report_plan().code
+    shutil.copytree(REPORT_TEMPLATES, tmp_path / "templates")
+    monkeypatch.setattr("pipeline.config.plan.REPORT_TEMPLATES", tmp_path / "templates")
+    write_plans(read_params())
+    assert read_report_plan().code == before
+    (tmp_path / "templates/report.css").write_text("body { color: black }")
+    write_plans(read_params())
+    assert read_report_plan().code != before
 
 
 def test_options_that_decide_no_result_are_in_no_plan(params: Any) -> None:

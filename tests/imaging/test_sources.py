@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
-from pipeline.imaging.fetching import Source, fetch_images
+from pipeline.imaging.fetching import fetch_images
 from pipeline.imaging.sources import locate
 from pipeline.records.status import read_failure
 from pipeline.stages.fetch import fetch
@@ -157,7 +157,7 @@ def test_picture_is_written_again_only_after_a_change(workspace: Path, catalogue
     assert written() != before
     assert paths.picture("subject").read_bytes() == first
     before = written()
-    fetch_images({"subject": Source("mine.png", None)}, "the hash of other code")
+    fetch_images({"subject": ("mine.png", None)}, "the hash of other code")
     assert paths.picture("subject").stat().st_ino != before
 
 
