@@ -19,7 +19,7 @@ from pipeline.config.schema import Tracking
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.precision import fastest_precision
-from pipeline.transfer.callbacks import History, Intermediates, ProgressBar, Refinement
+from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement
 from pipeline.transfer.checkpointing import Checkpointing
 from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.fit import fit
@@ -42,7 +42,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
             convergence,
             Intermediates([1, 10, 25, 50, 100, 200], history),
             Refinement(lambda: objective, history),
-            ProgressBar("run", count),
+            Progress(lambda *_: None, "run", count),
             Checkpointing(Checkpoints("run", 16 * "0"), CheckpointOptions().every, history),
         ]
         with tracked_run(tracking, root=folder, name="run", job_type="benchmark", config={}) as run:

@@ -28,11 +28,6 @@ def _is_term(value: Any, module: Any) -> bool:
     return is_term and value.__module__ == module.__name__  # and not imported by the module
 
 
-def term_names() -> tuple[str, ...]:
-    """Returns the names of all terms, which are columns of a history."""
-    return tuple(term.name for term in loss_terms())
-
-
 def make_terms(settings: Mapping[str, Any]) -> tuple[LossTerm, ...]:
     """Returns all terms with the settings of an experiment, {key: value}."""
     return tuple(term(settings) for term in loss_terms())

@@ -12,7 +12,7 @@ import torch
 from conftest import REPOSITORY, objective_of
 from torch import Tensor
 
-from pipeline.losses import loss_terms, make_terms, term_names
+from pipeline.losses import loss_terms, make_terms
 from pipeline.losses.objective import Objective
 from pipeline.losses.out_of_range import OutOfRange
 from pipeline.losses.style import StyleLoss
@@ -20,6 +20,7 @@ from pipeline.losses.term import LossTerm, merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 
+NAMES = tuple(term.name for term in loss_terms())
 SETTINGS: Mapping[str, Any] = {
     "content_layers": {"conv2_2": 2.0},
     "style_layers": {"conv1_1": 0.5, "conv2_1": 0.25},
@@ -36,7 +37,7 @@ def features(weights: dict[str, Tensor]) -> FrozenFeatures:
 
 
 def test_terms_are_found_in_their_modules_and_ordered() -> None:
-    assert term_names()[:4] == ("content", "style", "variation", "out_of_range")
+    assert NAMES[:4] == ("content", "style", "variation", "out_of_range")
     assert [term.order for term in loss_terms()] == sorted({term.order for term in loss_terms()})
     keys = [key for term in loss_terms() for key in term.Settings.model_fields]
     assert {*SETTINGS, "convention"} <= set(keys)
@@ -56,7 +57,7 @@ def test_columns_are_the_total_the_terms_and_their_parts(
     assert list(losses) == objective.names
     assert objective.names == [
         "total",
-        *term_names(),
+        *NAMES,
         *parts,
         *(f"{part}_weighted" for part in parts),
     ]
@@ -64,7 +65,7 @@ def test_columns_are_the_total_the_terms_and_their_parts(
         losses["style"], 3 * (losses["style_conv1_1"] / 2 + losses["style_conv2_1"] / 4)
     )
     torch.testing.assert_close(losses["content_conv2_2_weighted"], 0.2 * losses["content_conv2_2"])
-    torch.testing.assert_close(losses["total"], sum(losses[name] for name in term_names()))
+    torch.testing.assert_close(losses["total"], sum(losses[name] for name in NAMES))
     assert all(losses[name] > 0 for name in ("content", "style", "variation", "out_of_range"))
 
 
