@@ -25,6 +25,7 @@ from pipeline.files import write_json
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.sources import locate
 from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
+from pipeline.losses import make_terms
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
@@ -142,15 +143,13 @@ def _size(image: Tensor) -> tuple[int, int]:
 
 def objective(features: FrozenFeatures, content: Tensor, style: Tensor) -> Objective:
     """Returns content and style loss as the authors' notebook weighs them."""
-    return Objective(
-        features,
-        content,
-        style,
-        content_layers={"conv4_2": 1.0},
-        style_layers=WEIGHTS,
-        content_weight=1.0,
-        style_weight=1.0,
-    )
+    settings = {
+        "content_layers": {"conv4_2": 1.0},
+        "style_layers": WEIGHTS,
+        "content_weight": 1.0,
+        "style_weight": 1.0,
+    }
+    return Objective(features, make_terms(settings), {"content": content, "style": style})
 
 
 def optimised(
@@ -169,7 +168,7 @@ def optimised(
 
 def total(problem: Objective, image: Tensor) -> float:
     with torch.no_grad():
-        return float(problem(image).total)
+        return float(problem(image)["total"])
 
 
 def speed(vgg: FrozenFeatures, small: FrozenFeatures, size: tuple[int, int]) -> dict[str, Any]:
@@ -190,7 +189,7 @@ def speed(vgg: FrozenFeatures, small: FrozenFeatures, size: tuple[int, int]) -> 
 def _seconds(problem: Callable[[Tensor], Any], start: Tensor) -> float:
     image = start.clone().requires_grad_()
     begin = time.perf_counter()
-    problem(image).total.backward()
+    problem(image)["total"].backward()
     return time.perf_counter() - begin
 
 

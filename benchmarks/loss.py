@@ -85,7 +85,7 @@ class Judge(pl.Callback):
             return
         self.spent += time.perf_counter() - self.begun
         with torch.no_grad():
-            loss = float(self.exact(module.image).total)
+            loss = float(self.exact(module.image)["total"])
         self.curve.append((module.run.evaluations, self.spent, loss))
         trainer.should_stop = loss <= self.target
         self.begun = time.perf_counter()
@@ -158,7 +158,8 @@ def _to_loss(
 
 def _saved_loss(exact: Objective, picture: Image.Image) -> float:
     with torch.no_grad():
-        return float(exact(to_tensor(picture).to(exact.features.get_buffer("mean"))).total)
+        image = to_tensor(picture).to(exact.features.get_buffer("mean"))
+        return float(exact(image)["total"])
 
 
 def _run(

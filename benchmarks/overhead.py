@@ -31,7 +31,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     problem = Problem(arguments.weights, 512)
     precision, count = fastest_precision(problem.device), 200
     objective = problem.ours(precision)
-    problem.gradient(lambda x: objective(x).total)
+    problem.gradient(lambda x: objective(x)["total"])
     module = Timed(objective, problem.content, {"history_size": 20})
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder, tracking = Path(name), Tracking(mode="offline")

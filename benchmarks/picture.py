@@ -17,7 +17,7 @@ from benchmarks.problems import (
     precisions,
     seconds,
 )
-from pipeline.losses.evaluator import Recorded, quickest
+from pipeline.losses.evaluator import RecordedObjective, fastest_evaluation
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
 from pipeline.transfer.callbacks import History
@@ -66,8 +66,8 @@ def _run(problem: Problem, precision: Precision) -> float:
 
 
 def _evaluations(problem: Problem, precision: Precision) -> float:
-    evaluate = quickest(problem.ours(precision), problem.content)
-    assert isinstance(evaluate, Recorded), "evaluated step by step"
+    evaluate = fastest_evaluation(problem.ours(precision), problem.content)
+    assert isinstance(evaluate, RecordedObjective), "evaluated without a CUDA graph"
     image = problem.content.clone().requires_grad_()
 
     def all_of_them() -> None:

@@ -16,12 +16,14 @@ from benchmarks.reference import PlainObjective
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.sources import locate
 from pipeline.imaging.tensors import resize, to_tensor
-from pipeline.losses.evaluator import quickest
+from pipeline.losses import make_terms
+from pipeline.losses.evaluator import fastest_evaluation
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
+from pipeline.networks.rescaling import rescale, rescaling_means
 from pipeline.networks.small_vgg import tapped
-from pipeline.networks.vgg import Features, rescale, rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
 from pipeline.runtime.precision import Precision, fastest_precision
 
@@ -79,7 +81,8 @@ class Problem:
         division: int = 1,
     ) -> Objective:
         features = FrozenFeatures(getattr(self, network), "avg", precision, self.device)
-        return Objective(features, *self.pictures(division), **TERMS, range_weight=range_weight)
+        images = dict(zip(("content", "style"), self.pictures(division), strict=True))
+        return Objective(features, make_terms(TERMS | {"range_weight": range_weight}), images)
 
     def plain(self) -> PlainObjective:
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -92,9 +95,9 @@ class Problem:
         found: dict[str, Callable[[], object]] = {"plain float32": lambda: self.gradient(plain)}
         for precision in precisions():
             objective = self.ours(precision)
-            found[precision] = lambda o=objective: self.gradient(lambda x: o(x).total)  # type: ignore[misc]
+            found[precision] = lambda o=objective: self.gradient(lambda x: o(x)["total"])  # type: ignore[misc]
             if self.device.type == "cuda":
-                recorded = quickest(objective, self.content)
+                recorded = fastest_evaluation(objective, self.content)
                 found[f"{precision} recorded"] = lambda r=recorded: self.gradient(  # type: ignore[misc]
                     lambda x: r(x)["total"]
                 )

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.losses.functions import content_loss_mean, gram_matrix, style_loss_mean
-from pipeline.networks.layers import LAYERS
+from pipeline.losses.style import gram_matrix
 from pipeline.networks.vgg import Features
 from pipeline.optim.lbfgs import LBFGS
 
@@ -36,21 +35,19 @@ class PlainObjective:
         self.content_weight, self.style_weight = content_weight, style_weight
         with torch.no_grad():
             self.contents = features(content_image, content_layers)
-            found = features(style_image, style_layers)
-            self.grams = {name: gram_matrix(maps) for name, maps in found.items()}
+            styles = features(style_image, style_layers)
+            self.grams = {name: gram_matrix(maps) for name, maps in styles.items()}
 
     def __call__(self, image: Tensor) -> Tensor:
         """Returns the total loss of a (1, 3, H, W) image."""
-        found = self.features(image, [*self.content_layers, *self.style_layers])
+        maps = self.features(image, [*self.content_layers, *self.style_layers])
         total = image.new_zeros(())
         for name, weight in self.content_layers.items():
-            loss = content_loss_mean(found[name], self.contents[name], LAYERS[name].channels_out)
+            loss = (maps[name] - self.contents[name]).square().mean()
             total = total + self.content_weight * weight * loss
         for name, weight in self.style_layers.items():
-            gram, filters = gram_matrix(found[name]), LAYERS[name].channels_out
-            total = total + self.style_weight * weight * style_loss_mean(
-                gram, self.grams[name], filters
-            )
+            loss = (gram_matrix(maps[name]) - self.grams[name]).square().mean()
+            total = total + self.style_weight * weight * loss
         return total
 
 

@@ -146,7 +146,7 @@ def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
 
         def evaluate(mode: bool, objective: Objective = objective) -> None:
             torch.use_deterministic_algorithms(mode)
-            problem.gradient(lambda image: objective(image).total)
+            problem.gradient(lambda image: objective(image)["total"])
 
         runs = {"free": partial(evaluate, False), "deterministic": partial(evaluate, True)}
         medians[network] = in_turns(runs, 15)

@@ -22,6 +22,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.losses import make_terms
+from pipeline.losses.objective import Objective
+from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.vgg import IMAGENET_MEAN, IMAGENET_STD
 
@@ -84,6 +87,19 @@ def images() -> tuple[Tensor, Tensor]:
     stripes = (torch.arange(40) % 6 < 3).float().view(1, 1, 1, 40).expand(1, 3, 24, 40)
     noise = torch.rand((1, 3, 24, 40), generator=generator)
     return 0.8 * height + 0.2 * noise, 0.8 * stripes + 0.2 * noise.flip(3)
+
+
+def objective_of(
+    features: FrozenFeatures, images: tuple[Tensor, Tensor], **settings: object
+) -> Objective:
+    """Returns the total loss against a content and a style image.
+
+    Args:
+        settings: keys of an experiment; without any for content and style there is neither.
+    """
+    none = {"content_layers": {}, "style_layers": {}, "content_weight": 0.0, "style_weight": 0.0}
+    roles = dict(zip(("content", "style"), images, strict=True))
+    return Objective(features, make_terms(none | settings), roles)
 
 
 def tiny_params(weights_file: Path) -> dict[str, object]:

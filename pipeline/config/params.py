@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from reprlib import Repr
 from typing import Any, get_args
@@ -13,7 +14,8 @@ from pydantic_core import ErrorDetails
 from pipeline.config.schema import Experiment, Params, RunOptions, Settings
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError, nearest
-from pipeline.networks.layers import ARCHITECTURES, check_layers
+from pipeline.losses import make_terms
+from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section
 
 PARAMS_FILE = Path("params.yaml")
@@ -179,12 +181,12 @@ def _figure_mistakes(params: Params) -> Iterator[str]:
 
 def _unmet_rule(measure: str, experiments: Sequence[Experiment]) -> str:
     """Returns what a measurement needs and these experiments do not have; empty if nothing."""
-    terms = {each.terms for each in experiments}
+    roles = {each.image_roles for each in experiments}
     if measure == "reconstruction":
         starts = {each.init for each in experiments}
-        if len(terms) > 1 or len(min(terms)) != 1 or starts & set(min(terms)):
+        if len(roles) > 1 or len(min(roles)) != 1 or starts & set(min(roles)):
             return "needs experiments with one loss, content or style, none of which starts from it"
-    if measure == "trade-off" and terms != {("content", "style")}:
+    if measure == "trade-off" and roles != {("content", "style")}:
         return "needs experiments that have both losses, with weights above 0"
     if measure == "starts":
         sizes = {(each.content, each.size, each.size_edge) for each in experiments}
@@ -204,9 +206,9 @@ def _network_mistakes(params: Params) -> Iterator[str]:
             )
         elif experiment.warm_start:
             networks["vgg19-small"] = "its warm start"
-        for network, reason in networks.items():
-            for key in ("content_layers", "style_layers"):
-                try:
-                    check_layers(getattr(experiment, key), ARCHITECTURES[network])
-                except UserError as error:
-                    yield f"experiments.{name}.{key}, for {reason} {network}: {error}"
+        terms = make_terms(experiment.model_dump())
+        for (network, reason), term in product(networks.items(), terms):
+            try:
+                check_layers(needed_layers(term.needs), ARCHITECTURES[network])
+            except UserError as error:
+                yield f"experiments.{name}.{term.layers_key}, for {reason} {network}: {error}"

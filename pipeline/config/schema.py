@@ -5,14 +5,16 @@ params.yaml explains what each key means.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.errors import UserError
+from pipeline.losses import loss_terms, make_terms
+from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
 from pipeline.networks.settings import Backbone, WeightConvention
-from pipeline.settings import LayerWeights, LossConvention, Name, Section, Source, Weight
+from pipeline.settings import Name, Section, Source, Weight
 
 
 class CataloguedImage(Section):
@@ -45,16 +47,9 @@ class EarlyStop(Section):
     gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
 
 
-class Settings(Section):
-    """The settings of an experiment that may come from ``defaults``."""
+class RunSettings(Section):
+    """How the total loss of an experiment is minimised."""
 
-    content_layers: LayerWeights = {"conv4_2": 1.0}
-    style_layers: LayerWeights
-    content_weight: Weight
-    style_weight: Weight
-    variation_weight: Weight = 0.0
-    range_weight: Weight = 0.0
-    convention: LossConvention = "mean"
     init: Literal["noise", "content", "style"] = "noise"
     noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -79,6 +74,15 @@ class Settings(Section):
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
 
 
+if TYPE_CHECKING:
+    Settings = RunSettings  # code outside of the losses names no key of a term
+else:
+    _TERM_SETTINGS = [term.Settings for term in loss_terms()]
+
+    class Settings(RunSettings, *reversed(_TERM_SETTINGS)):  # the last base's fields come first
+        """What ``defaults`` may set for all experiments: settings of the run and of each term."""
+
+
 class Experiment(Settings):
     """The complete settings of one experiment, with the names of its pictures."""
 
@@ -92,16 +96,21 @@ class Experiment(Settings):
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """Those of content and style that are in its loss with a weight above 0."""
-        weights = {
-            "content": self.content_weight * sum(self.content_layers.values()),
-            "style": self.style_weight * sum(self.style_layers.values()),
-        }
-        return tuple(term for term, weight in weights.items() if weight)
+        """The names of the loss terms that add to the total loss."""
+        return tuple(term.name for term in self._active_terms())
+
+    @property
+    def image_roles(self) -> tuple[str, ...]:
+        """Those of the pictures, ``content`` and ``style``, that the total loss depends on."""
+        roles = (role for term in self._active_terms() for role in term.image_roles)
+        return tuple(dict.fromkeys(roles))
+
+    def _active_terms(self) -> list[LossTerm]:
+        return [term for term in make_terms(self.model_dump()) if term.active]
 
     @model_validator(mode="after")
     def _check_loss_is_not_empty(self) -> Self:
-        if not self.terms and not self.variation_weight:
+        if not any(term.sufficient for term in self._active_terms()):
             raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
         return self
 

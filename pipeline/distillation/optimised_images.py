@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distillation.crops import CropSampler
-from pipeline.losses.functions import gram_matrix
+from pipeline.losses.style import gram_matrix
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
 from pipeline.optim.image_variable import to_image, to_variable, variable_scale

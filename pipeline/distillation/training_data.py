@@ -14,7 +14,8 @@ from pipeline.distillation import optimised_images
 from pipeline.distillation.crops import CropSampler
 from pipeline.distillation.student import SMALL_LAYERS
 from pipeline.networks.layers import LAYERS
-from pipeline.networks.vgg import Features, rescaling_means
+from pipeline.networks.rescaling import rescaling_means
+from pipeline.networks.vgg import Features
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Distillation

@@ -141,7 +141,7 @@ def _read_record(name: str, experiment: Experiment, defaults: Settings) -> Exper
     default_values = defaults.model_dump(mode="json")
     settings = experiment.images | experiment.model_dump(mode="json")
     changed = frozenset(key for key, value in settings.items() if value != default_values.get(key))
-    used = *experiment.terms, experiment.init
+    used = *experiment.image_roles, experiment.init
     images = {role: image for role, image in experiment.images.items() if role in used}
     if has_current_results(name):
         return ExperimentRecord(name, settings, changed, images, _read_results(name))

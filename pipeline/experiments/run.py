@@ -112,7 +112,7 @@ def _write_results(folder: Path, run: Run, result: Result) -> dict[str, float]:
 def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:
     """Returns the losses of an image, without the weighted ones of single layers."""
     with torch.no_grad():
-        losses = objective.named(objective(image))
+        losses = objective(image)
     return {
         f"{prefix}{name}": float(f"{loss.item():.9g}")
         for name, loss in losses.items()

@@ -1,7 +1,7 @@
-"""How an objective is evaluated: step by step, or on a GPU as a recording of all its steps.
+"""Evaluates an objective, on a GPU by replaying a CUDA graph.
 
-A run evaluates one function at one size hundreds of times, some hundred small kernels each, and to
-launch them one by one may take longer than to compute them. A CUDA graph launches all at once.
+An evaluation is some hundred small kernels, and launching them one by one may take longer than
+computing them. A CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -17,75 +17,70 @@ from pipeline.runtime.cuda_graphs import cuda_graph
 
 WARM_UP = 2
 """Evaluations before a recording."""
-CLOSE = 0.01
-"""How far a replay may be off an ordinary evaluation, as a part of it: far above rounding."""
+TOLERANCE = 0.01
+"""Relative difference allowed between a replay and an ordinary evaluation: far above rounding."""
 
-Named = dict[str, Tensor]
-"""An evaluation by the names of ``Objective.named``."""
-Evaluation = tuple[Named, Tensor]
-"""The same and ∂total/∂image."""
+Losses = dict[str, Tensor]
+"""What ``Objective`` returns."""
+Evaluation = tuple[Losses, Tensor]
+"""The losses, and the gradient ∂total/∂image."""
 Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object], Evaluation]]
-"""Records as ``cuda_graph`` does."""
+"""The type of ``cuda_graph``."""
 
 
 class Evaluator:
-    """Evaluates an objective the fastest way there is; another objective anew."""
+    """Evaluates the objective it is given in the fastest way, which it remembers for the next call.
+
+    The total loss that it returns can be differentiated. On a GPU the next call overwrites the
+    other losses.
+    """
 
     def __init__(self) -> None:
         self.objective: Objective | None = None
-        self.evaluate: Callable[[Tensor], Named] | None = None
+        self.evaluate: Callable[[Tensor], Losses] | None = None
 
-    def __call__(self, objective: Objective, image: Tensor) -> Named:
-        """Returns ``Objective.named`` of an image, the total with its derivative.
-
-        On a GPU the others are overwritten by the next evaluation.
-        """
+    def __call__(self, objective: Objective, image: Tensor) -> Losses:
         if objective is not self.objective:
-            self.objective = self.evaluate = None  # the memory of one recording is enough
-            self.objective, self.evaluate = objective, quickest(objective, image)
+            self.objective = self.evaluate = None  # free one recording before the next is made
+            self.objective, self.evaluate = objective, fastest_evaluation(objective, image)
         assert self.evaluate is not None
         return self.evaluate(image)
 
 
-def quickest(objective: Objective, image: Tensor) -> Callable[[Tensor], Named]:
-    """Returns what evaluates: on a CUDA GPU a recording, if one can be made.
+def fastest_evaluation(objective: Objective, image: Tensor) -> Callable[[Tensor], Losses]:
+    """Returns the objective, or on a CUDA GPU a recording of it if one can be made.
 
     Args:
-        objective: stays where and as it is.
-        image: like those to come.
+        objective: must stay unchanged, and on its device.
+        image: of the shape and device of those to be evaluated.
     """
     if image.device.type == "cuda":
         try:
-            return Recorded(objective, image, cuda_graph)
+            return RecordedObjective(objective, image, cuda_graph)
         except RuntimeError as error:
-            print(f"not recorded as a CUDA graph, and so evaluated step by step: {error}")
-    return lambda image: objective.named(objective(image))
+            print(f"evaluating without a CUDA graph, since it could not be recorded: {error}")
+    return objective
 
 
-class Recorded:
-    """An objective whose evaluations are replays.
-
-    Args:
-        objective, image: as ``quickest`` takes them.
-        recorder: ``cuda_graph``.
+class RecordedObjective:
+    """An objective whose evaluations are replays; arguments as for ``fastest_evaluation``.
 
     Raises:
-        RuntimeError: it cannot be recorded, or a replay is not what it should be.
+        RuntimeError: it cannot be recorded, or a replay differs from an ordinary evaluation.
     """
 
     def __init__(self, objective: Objective, image: Tensor, recorder: Recorder) -> None:
         self.objective = objective
         self.image = image.detach().clone().requires_grad_()
-        tried = image.detach().flip(3), image.detach().flip(2)
-        expected = [_copied(self._evaluated(other)) for other in tried]
-        self.again, self.results = recorder(self._evaluated, WARM_UP)
-        for other, (losses, gradient) in zip(tried, expected, strict=True):
-            self.replay(other)
-            _refuse_other(self.results[0]["total"], losses["total"])
-            _refuse_other(self.results[1], gradient)
+        samples = image.detach().flip(3), image.detach().flip(2)
+        expected = [self._evaluate(sample) for sample in samples]
+        self._replay, self.results = recorder(self._evaluate, WARM_UP)
+        for sample, (losses, gradient) in zip(samples, expected, strict=True):
+            self.replay(sample)
+            _check_close(self.results[0]["total"], losses["total"])
+            _check_close(self.results[1], gradient)
 
-    def __call__(self, image: Tensor) -> Named:
-        """Returns ``Objective.named`` of an image, the total with its derivative."""
+    def __call__(self, image: Tensor) -> Losses:
         total: Tensor = _Replay.apply(image, self)
         return self.results[0] | {"total": total}
 
@@ -93,14 +88,14 @@ class Recorded:
         """Leaves an image's evaluation in ``results``."""
         with torch.no_grad():
             self.image.copy_(image)
-        self.again()
+        self._replay()
 
-    def _evaluated(self, image: Tensor | None = None) -> Evaluation:
+    def _evaluate(self, image: Tensor | None = None) -> Evaluation:
         if image is not None:
             with torch.no_grad():
                 self.image.copy_(image)
-        losses = self.objective.named(self.objective(self.image))
-        (gradient,) = torch.autograd.grad(losses["total"].sum(), self.image)
+        losses = self.objective(self.image)
+        (gradient,) = torch.autograd.grad(losses["total"], self.image)
         return {name: loss.detach() for name, loss in losses.items()}, gradient
 
 
@@ -108,22 +103,17 @@ class _Replay(torch.autograd.Function):
     """From an image to the total loss, by a replay that computes the gradient too."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, recorded: Recorded) -> Tensor:
+    def forward(ctx: Any, image: Tensor, recorded: RecordedObjective) -> Tensor:
         recorded.replay(image)
         ctx.gradient = recorded.results[1]
         return recorded.results[0]["total"].clone()
 
     @staticmethod
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor, None]:
-        return of_total.view(-1, 1, 1, 1) * ctx.gradient, None
+        return of_total * ctx.gradient, None
 
 
-def _copied(evaluation: Evaluation) -> Evaluation:
-    losses, gradient = evaluation
-    return {name: loss.clone() for name, loss in losses.items()}, gradient.clone()
-
-
-def _refuse_other(found: Tensor, expected: Tensor) -> None:
-    off = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
-    if not off <= CLOSE:
-        raise RuntimeError(f"a replay is {off:.2g} off")
+def _check_close(replayed: Tensor, expected: Tensor) -> None:
+    difference = float((replayed - expected).norm() / expected.norm().clamp_min(1e-30))
+    if not difference <= TOLERANCE:
+        raise RuntimeError(f"a replay differs by {difference:.2g}")

@@ -1,129 +1,79 @@
-"""What the generated image is asked for: targets computed once, and the losses against them."""
+"""The total loss of an image: the sum of the loss terms."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.losses.functions import CONVENTIONS, out_of_range, total_variation
+from pipeline.losses.term import LossTerm, merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
-from pipeline.networks.layers import LAYERS
-
-TERMS = "total", "content", "style", "variation", "out_of_range"
-"""Of ``Losses``, the weighted ones."""
-
-
-class Losses(NamedTuple):
-    """One evaluation of the objective, all scalars.
-
-    ``total`` is the sum of ``content``, ``style``, ``variation`` and ``out_of_range``, which are
-    weighted; ``content_layers`` and ``style_layers`` hold each layer's own loss, before any weight.
-    """
-
-    total: Tensor
-    content: Tensor
-    style: Tensor
-    variation: Tensor
-    out_of_range: Tensor
-    content_layers: dict[str, Tensor]
-    style_layers: dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """α·content + β·style (Gatys et al. 2016, eq. 7) as a function of an image.
+    """The total loss as a function of an image.
 
-    **Differs:** adds, if asked to, a smoothness prior and a price for what no picture can hold.
+    With the content and style losses this is α·L_content + β·L_style (Gatys et al. 2016, eq. 7).
+    **Differs:** further terms may be added.
 
     Args:
         features: the network.
-        content_image: (1, 3, H, W) float32, RGB in [0, 1].
-        style_image: (1, 3, H*, W*) float32, RGB in [0, 1]; any size, since Gram matrices are
-            divided by their number of positions.
-        content_layers, style_layers: {layer: its weight w_l}; either may be empty.
-        content_weight, style_weight: α and β.
-        variation_weight: of the total variation.
-        range_weight: of the mean squared distance from [0, 1].
-        convention: a key of ``CONVENTIONS``.
+        terms: with their weights, in their order; copied.
+        images: {role: (1, 3, H, W) float32, RGB in [0, 1]}, where the targets come from.
     """
 
     def __init__(
-        self,
-        features: FrozenFeatures,
-        content_image: Tensor,
-        style_image: Tensor,
-        *,
-        content_layers: Mapping[str, float],
-        style_layers: Mapping[str, float],
-        content_weight: float,
-        style_weight: float,
-        variation_weight: float = 0.0,
-        range_weight: float = 0.0,
-        convention: str = "mean",
+        self, features: FrozenFeatures, terms: Iterable[LossTerm], images: Mapping[str, Tensor]
     ) -> None:
         super().__init__()
         self.features = features
-        self.content_weights, self.style_weights = dict(content_layers), dict(style_layers)
-        self.content_weight, self.style_weight = content_weight, style_weight
-        self.variation_weight, self.range_weight = variation_weight, range_weight
-        self.content_loss, self.style_loss = CONVENTIONS[convention]
+        self.terms = [copy(term) for term in terms]
+        self.needs = merged_needs(self.terms)
         with torch.no_grad():
-            contents, _ = features(content_image, content_layers, [])
-            _, grams = features(style_image, [], style_layers)
-        for name, target in contents.items():
-            self.register_buffer(f"content_{name}", target, persistent=False)
-        for name, target in grams.items():
-            self.register_buffer(f"style_{name}", target, persistent=False)
-
-    def forward(self, image: Tensor) -> Losses:
-        """Returns the losses of a (1, 3, H, W) float32 image of the content image's size."""
-        contents, grams = self.features(image, self.content_weights, self.style_weights)
-        content_layers = {
-            name: self.content_loss(
-                contents[name], getattr(self, f"content_{name}"), LAYERS[name].channels_out
-            )
-            for name in self.content_weights
-        }
-        style_layers = {
-            name: self.style_loss(
-                grams[name], getattr(self, f"style_{name}"), LAYERS[name].channels_out
-            )
-            for name in self.style_weights
-        }
-        content = self.content_weight * _weighted(content_layers, self.content_weights, image)
-        style = self.style_weight * _weighted(style_layers, self.style_weights, image)
-        variation, beyond = image.new_zeros(()), image.new_zeros(())
-        if self.variation_weight:
-            variation = self.variation_weight * total_variation(image)
-        if self.range_weight:
-            beyond = self.range_weight * out_of_range(image)
-        total = content + style + variation + beyond
-        return Losses(total, content, style, variation, beyond, content_layers, style_layers)
+            for term in self.terms:
+                term.set_targets(images, features)
 
     @property
     def names(self) -> list[str]:
-        """The keys of ``named``, in its order."""
-        layers = [f"content_{name}" for name in self.content_weights]
-        layers += [f"style_{name}" for name in self.style_weights]
-        weighted = [f"{name}_weighted" for name in layers]
-        return [*TERMS, *layers, *weighted]
+        """The keys of ``forward``'s result, in its order."""
+        parts = [f"{term.name}_{part}" for term in self.terms for part in term.named_parts]
+        weighted = [f"{part}_weighted" for part in parts]
+        return ["total", *(term.name for term in self.terms), *parts, *weighted]
 
-    def named(self, losses: Losses) -> dict[str, Tensor]:
-        """Returns one evaluation flat, by the names a record uses; every value a scalar.
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Returns the losses of an image, all scalars.
 
-        ``TERMS`` are weighted. ``content_conv4_2``, ``style_conv1_1`` … are a layer's own loss, and
-        with ``_weighted`` its part of the total.
+        Args:
+            image: (1, 3, H, W) float32, of the content image's size.
+
+        Returns:
+            ``total``; the value of each term, weighted, under its name; each named part as
+            ``NAME_PART``, before any weight, and as ``NAME_PART_weighted``, its share of the total.
         """
-        terms = [getattr(losses, term) for term in TERMS]
-        content, style = losses.content_layers, losses.style_layers
-        own = [*content.values(), *style.values()]
-        factors = [self.content_weight * self.content_weights[name] for name in content]
-        factors += [self.style_weight * self.style_weights[name] for name in style]
-        weighted = [factor * loss for factor, loss in zip(factors, own, strict=True)]
-        return dict(zip(self.names, [*terms, *own, *weighted], strict=True))
+        statistics = self.features(image, self.needs)
+        terms: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
+        for term in self.terms:
+            # The parts of a term are recorded even if its weight is 0.
+            losses = term.parts(image, statistics) if term.weight or term.named_parts else {}
+            terms[term.name] = term.weight * _sum(
+                image, (term.part_weights[part] * loss for part, loss in losses.items())
+            )
+            for part in term.named_parts:
+                name, factor = f"{term.name}_{part}", term.weight * term.part_weights[part]
+                parts[name], weighted[f"{name}_weighted"] = losses[part], factor * losses[part]
+        return {"total": _sum(image, terms.values()), **terms, **parts, **weighted}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Objective:
+        """Moves the targets together with the network."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for term in self.terms:
+            term.targets = {part: fn(target) for part, target in term.targets.items()}
+        return self
 
 
-def _weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float], image: Tensor) -> Tensor:
-    return sum((weights[name] * loss for name, loss in losses.items()), image.new_zeros(()))
+def _sum(image: Tensor, values: Iterable[Tensor]) -> Tensor:
+    return sum(values, image.new_zeros(()))

@@ -5,14 +5,17 @@ A layer's name stands for its activations after ReLU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import UserError, nearest
 
+Needs = Mapping[str, Sequence[str]]
+"""{kind of statistic: layers to compute it for}; the kinds are those of ``frozen.statistics``."""
+
 
 class Layer(NamedTuple):
-    """One convolution: its name, its number in torchvision's ``vgg19().features``, its channels."""
+    """One convolution: its name, its index in torchvision's ``vgg19().features``, its channels."""
 
     name: str
     number: int
@@ -37,7 +40,12 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "vgg19": tuple(LAYERS),
     "vgg19-small": tuple(name for name in LAYERS if name.endswith(("_1", "_2"))),
 }
-"""Name of an architecture → its layers, first to last. What a layer stands for is VGG-19's."""
+"""Name of an architecture → its layers, first to last, under the names of VGG-19's."""
+
+
+def needed_layers(needs: Needs) -> list[str]:
+    """Returns the layers of which any statistic is needed, each once."""
+    return list(dict.fromkeys(layer for layers in needs.values() for layer in layers))
 
 
 def check_layers(names: Iterable[str], known: Sequence[str] = tuple(LAYERS)) -> None:

@@ -13,9 +13,10 @@ from pipeline.files import sha256, write_json
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.sources import WEIGHTS, locate
 from pipeline.imaging.tensors import resize, scaled_size, to_tensor
+from pipeline.networks.rescaling import rescale, rescaling_means
 from pipeline.networks.settings import Backbone
 from pipeline.networks.small_vgg import predicting, tapped
-from pipeline.networks.vgg import Features, rescale, rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import (
     EMBEDDED,
     imagenet_weights,

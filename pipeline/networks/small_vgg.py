@@ -1,13 +1,14 @@
 """The small network that stands in for VGG-19.
 
-It has VGG-19's shape with fewer layers and channels. Beside its convolutions it keeps a head P of
-shape (N, C) for each layer: P times its C channels s predicts VGG-19's N activations, before any
-rescaling. A loss needs no prediction, only sums of squares, and those survive in C channels:
+It has VGG-19's shape with fewer layers and channels. Beside its convolutions it has for each layer
+a head P of shape (N, C): P times its C channels s predicts VGG-19's N activations, before any
+rescaling. A loss does not need the predictions, only sums of their squares, and C channels have the
+same sums:
 
     ‖P D Pᵀ‖² = ‖M^½ D M^½‖²   and   ‖P d‖² = ‖M^½ d‖²,   with M = PᵀP,
 
 where D is a difference of Gram matrices and d one of activations. The *tap* M^½ s therefore has
-VGG-19's losses, as far as the prediction goes and in VGG-19's units, at C channels' price.
+VGG-19's losses in VGG-19's units, as far as the prediction goes, at the cost of C channels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def predicting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         What ``vgg.Features`` takes, with the heads as taps.
     """
-    network, heads = _divided(weights)
+    network, heads = _without_heads(weights)
     return network | {f"{name}.tap": head for name, head in heads.items()}
 
 
@@ -40,13 +41,13 @@ def tapped(
 
     Args:
         weights: as ``predicting`` takes them.
-        means: {layer: (N,) float32, > 0}, from ``vgg.rescaling_means`` of the predictions: what to
+        means: {layer: (N,) float32, > 0}, from ``rescaling_means`` of the predictions: what to
             divide VGG-19's filters by, so that the losses are those of the rescaled network.
 
     Returns:
         What ``vgg.Features`` takes, with (C, C) taps.
     """
-    network, heads = _divided(weights)
+    network, heads = _without_heads(weights)
     for name, head in heads.items():
         scaled = head if means is None else head / means[name].to(head).view(-1, 1)
         network[f"{name}.tap"] = square_root(scaled.T @ scaled)
@@ -54,13 +55,14 @@ def tapped(
 
 
 def square_root(matrix: Tensor) -> Tensor:
-    """Returns the symmetric positive semi-definite square root of such a (C, C) matrix, float32."""
+    """Returns the symmetric square root of a positive semi-definite (C, C) matrix, float32."""
     values, vectors = torch.linalg.eigh(matrix.double())
     root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     return root.float()
 
 
-def _divided(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _without_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the network without its heads, and {layer: its head}."""
     heads = {name: weights[f"{name}.head"] for name in layers_of(weights)}
-    rest = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
-    return rest, heads
+    network = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
+    return network, heads

@@ -1,15 +1,15 @@
-"""VGG-19 without its fully connected layers: the features it computes, and its rescaling.
+"""VGG-19 without its fully connected layers: the features it computes.
 
 The network is a chain of convolution and ReLU, with a pooling between blocks. A small network has
-VGG-19's shape with fewer layers and filters, and a linear map from each layer to what stands for
-VGG-19's (``pipeline.networks.small_vgg``). Nothing here reads a file.
+VGG-19's shape with fewer layers and filters, and for each layer a *tap*: a matrix that its features
+are multiplied by, so that they stand for VGG-19's (``pipeline.networks.small_vgg``). Nothing here
+reads a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,15 +21,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Features(nn.Module):
-    """The feature extractor: an image in, activations by layer out, no parameter of its own.
+    """The features of an image by layer; differentiated by autograd.
 
-    The weights are non-persistent buffers: they follow the module to its device, stay out of
-    ``parameters()`` and out of every checkpoint.
+    The weights are non-persistent buffers: they follow the module to its device, and stay out of
+    ``parameters()`` and of every checkpoint.
 
     Args:
         weights: ``conv1_1.weight`` (out, in, 3, 3) and ``conv1_1.bias`` (out,) … float32, and
             ``mean`` and ``std`` (3,): what to subtract from and divide RGB in [0, 1] by. A small
-            network has ``conv1_1.tap`` (C, out) too: its features are the tap times the layer.
+            network has ``conv1_1.tap`` (C, out) too.
         pooling: ``avg`` (the paper's) or ``max`` (the original network's).
     """
 
@@ -62,14 +62,14 @@ class Features(nn.Module):
             return {}
         deepest = check_size(image, wanted)
         weights = {name: self.get_buffer(name.replace(".", "_")) for name in self.names}
-        found: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         for name, activations in activations_in_turn(weights, image, self.pooling):
             if name in wanted:
                 tap = weights.get(f"{name}.tap")
-                found[name] = activations if tap is None else linear_map(tap, activations)
+                features[name] = activations if tap is None else linear_map(tap, activations)
             if name == deepest:
                 break
-        return found
+        return features
 
 
 def layers_of(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def down_to(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str,
 
     Args:
         weights: as ``Features`` takes them.
-        wanted: names of layers; of none there is nothing below.
+        wanted: names of layers; if there are none, the network is returned whole.
 
     Raises:
         UserError: a layer that the network does not have.
@@ -97,7 +97,7 @@ def down_to(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str,
 def activations_in_turn(
     weights: Mapping[str, Tensor], image: Tensor, pooling: str
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields each layer's name and (B, out, H', W') activations, computed as they are asked for.
+    """Yields each layer's name and (B, out, H', W') activations, each computed when asked for.
 
     Args:
         weights: as ``Features`` takes them.
@@ -137,63 +137,3 @@ def check_size(image: Tensor, layers: Iterable[str]) -> str:
             "Use a larger picture or size, or shallower layers"
         )
     return deepest.name
-
-
-def rescaling_means(
-    features: Features, images: Iterable[Tensor], dead_below: float = 0.1
-) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """Returns what to divide each filter by, and which filters are dead.
-
-    The divisor of a filter is its mean activation over images and positions (Gatys et al. 2016,
-    §2). **Differs:** a filter whose mean is below ``dead_below`` times its layer's median mean is
-    called dead. Divided by a mean near 0 it would rule the loss on the few positions where it
-    fires; it gets its layer's median instead, and so stays as weak as the network made it.
-
-    Args:
-        features: the network before rescaling, with the pooling of the runs to come; a small
-            one's taps must be its heads, so that what is averaged stands for VGG-19's filters.
-        images: (1, 3, H, W) float32 pictures, RGB in [0, 1]; at least one.
-        dead_below: fraction of the layer's median mean.
-
-    Returns:
-        {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
-    """
-    sums = {name: torch.zeros(LAYERS[name].channels_out) for name in features.layers}
-    positions = dict.fromkeys(features.layers, 0)
-    with torch.no_grad():
-        for image in images:
-            for name, activations in features(image, features.layers).items():
-                sums[name] += activations.sum(dim=(0, 2, 3)).cpu()
-                positions[name] += activations[0, 0].numel()
-    means: dict[str, Tensor] = {}
-    dead: dict[str, list[int]] = {}
-    for name in features.layers:
-        mean = sums[name] / positions[name]
-        median = mean.median().clamp_min(torch.finfo(torch.float32).tiny)
-        is_dead = mean < dead_below * median
-        means[name] = torch.where(is_dead, median, mean)
-        if is_dead.any():
-            dead[name] = is_dead.nonzero().flatten().tolist()
-    return means, dead
-
-
-def rescale(weights: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights of the network whose filters have mean activation 1 (§2 of the paper).
-
-    Weight and bias of filter i are divided by its mean a_i, and the next layer's input channel i
-    is multiplied by a_i. ReLU and both poolings are positively homogeneous, so every layer's
-    activations are the old ones divided by a, and what the network computes is unchanged.
-
-    Args:
-        weights: as ``Features`` takes them; not modified.
-        means: {layer: (N,) float32, > 0}, from ``rescaling_means``.
-    """
-    scaled = dict(weights)
-    before = torch.ones(3)
-    for name in layers_of(weights):
-        mean = means[name]
-        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        scaled[f"{name}.weight"] = weight * before.view(1, -1, 1, 1) / mean.view(-1, 1, 1, 1)
-        scaled[f"{name}.bias"] = bias / mean
-        before = mean
-    return scaled

@@ -1,4 +1,4 @@
-"""What the network's convolutions are computed in."""
+"""The precisions of the network's convolutions, and which of them a device has."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 
 def fastest_precision(device: torch.device) -> Precision:
-    """Returns what computes fastest on a device.
+    """Returns the precision that is fastest on a device.
 
-    bf16 on processors that multiply it, and on GPUs that do; ``benchmarks.speed`` measures it
-    there. Where it stalls near a minimum the run goes on in float32 (``callbacks.Refinement``).
+    It is bf16 on processors and GPUs that multiply bfloat16 (``benchmarks.speed`` measures it).
+    Where bf16 stalls near a minimum, a run continues in float32.
     """
     if device.type == "cuda":
         return "bf16" if gpu_has_bf16() else "tf32"
@@ -26,24 +26,24 @@ def fastest_precision(device: torch.device) -> Precision:
 
 @cache
 def cpu_has_bf16() -> bool:
-    """Returns whether the processor multiplies bfloat16, and does not only imitate it."""
-    abilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    """Returns whether the processor has instructions that multiply bfloat16."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def gpu_has_bf16() -> bool:
-    """Returns whether the GPU multiplies bfloat16, and does not only imitate it."""
+    """Returns whether the GPU has instructions that multiply bfloat16."""
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def has_cudnn(values: Tensor) -> bool:
-    """Returns whether they are where NVIDIA's libraries, and what torch has of them alone, work."""
+    """Returns whether a tensor is on an NVIDIA GPU, where torch can use cuDNN and cuBLAS."""
     return values.is_cuda and torch.version.hip is None
 
 
 @contextmanager
 def allowing(precision: Precision) -> Iterator[None]:
-    """Lets cuDNN round to TF32 inside the block, or forbids it."""
+    """Lets cuDNN's convolutions use TF32 inside the block, or forbids it."""
     convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolutions.fp32_precision
     convolutions.fp32_precision = "tf32" if precision == "tf32" else "ieee"

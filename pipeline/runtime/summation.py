@@ -1,7 +1,7 @@
-"""Sums that come out the same to the bit, whatever the number of threads.
+"""A sum that is the same to the bit for any number of threads.
 
-torch shares a large sum out among its threads, so how it is rounded depends on how many there are.
-The sum of a row is one thread's. A GPU sums the same way every time.
+torch divides a large sum among its threads, so its rounding depends on their number. The sum of one
+row runs on one thread. On a GPU torch always adds in the same order.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROW = 2**12
+"""Values per row."""
 
 
 def total(values: Tensor) -> Tensor:
-    """Returns the sum of all values, a scalar; of any shape."""
+    """Returns the sum of all values of a tensor, a scalar."""
     if values.is_cuda:
         return values.sum()
     values = values.flatten()

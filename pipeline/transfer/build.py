@@ -1,4 +1,4 @@
-"""What an experiment asks for, as tensors: its pictures, its start, its objective on a device."""
+"""Makes the tensors of an experiment from its settings: images, objective, LightningModule."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import resize, scaled_size, to_tensor, white_noise
+from pipeline.losses import make_terms
 from pipeline.losses.objective import Objective
+from pipeline.losses.term import merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.layers import needed_layers
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
 from pipeline.transfer.module import RunState, StyleTransfer
 
 DAMPING = 0.1
-"""What the second try after a divergence multiplies the lengths of its steps by."""
+"""What the step lengths are multiplied by in the second attempt, after a divergence."""
 
 
 class Inputs(NamedTuple):
-    """The pictures of a run as tensors: (1, 3, H, W) float32, RGB in [0, 1]."""
+    """The images of a run: (1, 3, H, W) float32, RGB in [0, 1]."""
 
     content_image: Tensor
     style_image: Tensor
@@ -33,11 +36,11 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
-    """Returns the pictures of an experiment, resized as it asks, and the image to start from.
+    """Reads the pictures of an experiment, resizes them, and makes the image to start from.
 
     Args:
         settings: of the experiment.
-        division: of every edge, for a coarse stage.
+        division: what every edge is divided by, for a coarse stage.
     """
     size, style_size = sizes(settings, division)
     how = settings.resampling, settings.antialias
@@ -76,42 +79,20 @@ def _size(name: str, settings: Experiment, division: int) -> tuple[int, int]:
 def build_objective(
     settings: Experiment, network: Path, inputs: Inputs, device: torch.device, precision: Precision
 ) -> Objective:
-    """Returns what a prepared network asks of the image, with its targets on the device.
+    """Returns the total loss of an experiment, with its targets, on a device.
 
     Args:
         settings: of the experiment.
-        network: the file of weights that the stage backbone wrote.
-        inputs: the experiment's pictures.
+        network: the file of weights that the stage backbone wrote; only the layers down to the
+            deepest that a loss term needs are used.
+        inputs: the experiment's images.
         device, precision: where the network computes, and in what.
     """
-    features = load_features(settings, network, device, precision)
-    return objective_by(features, settings, inputs)
-
-
-def load_features(
-    settings: Experiment, network: Path, device: torch.device, precision: Precision
-) -> FrozenFeatures:
-    """Returns a prepared network, down to the deepest layer that an experiment asks for."""
+    terms = make_terms(settings.model_dump())
     weights, pooling = load_backbone(network)
-    weights = down_to(weights, [*settings.content_layers, *settings.style_layers])
-    return FrozenFeatures(weights, pooling, precision, device)
-
-
-def objective_by(features: FrozenFeatures, settings: Experiment, inputs: Inputs) -> Objective:
-    """Returns what an experiment asks of the image by a network that is there, on its device."""
-    device = features.get_buffer("mean").device
-    return Objective(
-        features,
-        inputs.content_image.to(device),
-        inputs.style_image.to(device),
-        content_layers=settings.content_layers,
-        style_layers=settings.style_layers,
-        content_weight=settings.content_weight,
-        style_weight=settings.style_weight,
-        variation_weight=settings.variation_weight,
-        range_weight=settings.range_weight,
-        convention=settings.convention,
-    )
+    weights = down_to(weights, needed_layers(merged_needs(terms)))
+    images = {"content": inputs.content_image.to(device), "style": inputs.style_image.to(device)}
+    return Objective(FrozenFeatures(weights, pooling, precision, device), terms, images)
 
 
 def build_module(

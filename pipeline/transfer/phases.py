@@ -219,7 +219,7 @@ def _check_last_step(
 ) -> StopReason | None:
     """Restores the best image if the last step, which no evaluation followed, has diverged."""
     with torch.no_grad():
-        total = float(exact(module.image).total)
+        total = float(exact(module.image)["total"])
     if math.isfinite(total) and not convergence.has_exploded(total):
         return None
     return _restore_best(module, convergence, f"the total loss is {total:.3g} after the last step")

@@ -29,7 +29,7 @@ from safetensors.torch import save as safetensors
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
-from pipeline.losses.functions import CONVENTIONS
+from pipeline.losses.term import CONVENTIONS
 from pipeline.networks.layers import ARCHITECTURES
 from pipeline.networks.weight_files import load_small, load_weights
 

@@ -281,6 +281,27 @@ def test_part_of_the_cast_without_a_picture_is_named(changed: Any) -> None:
         changed(lambda params: params["cast"].update(painting="brushwrk"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "terms", "roles"),
+    [
+        ({}, ("content", "style", "out_of_range"), ("content", "style")),
+        ({"content_layers": [], "range_weight": 0}, ("style",), ("style",)),
+        ({"style_weight": 0}, ("content", "out_of_range"), ("content",)),
+        (
+            {"style_weight": 0, "content_layers": [], "variation_weight": 1},
+            ("variation", "out_of_range"),
+            (),
+        ),
+    ],
+)
+def test_loss_of_an_experiment_has_the_terms_with_a_weight(
+    changes: dict[str, Any], terms: tuple[str, ...], roles: tuple[str, ...], changed: Any
+) -> None:
+    params = changed(lambda params: params["experiments"]["fig3-b"].update(changes))
+    experiment = params.experiments["fig3-b"]
+    assert (experiment.terms, experiment.image_roles) == (terms, roles)
+
+
 def test_figure_of_an_experiment_is_the_first_that_shows_it(changed: Any) -> None:
     params = changed(lambda params: None)
     for name, figure in params.figures.items():

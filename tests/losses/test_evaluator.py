@@ -1,4 +1,4 @@
-"""Evaluations that were recorded once; a CUDA graph is imitated, test_gpu.py has a real one."""
+"""Replayed evaluations, with an imitation of CUDA graphs; test_gpu.py has real ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import objective_of
 from test_module import PLAIN, fit
 from torch import Tensor
 
-from pipeline.losses import evaluator as recording
-from pipeline.losses.evaluator import Evaluation, Evaluator, Recorded
+from pipeline.losses import evaluator as evaluator_module
+from pipeline.losses.evaluator import Evaluation, Evaluator, RecordedObjective
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
@@ -37,9 +38,9 @@ def imitated(evaluate: Callable[[], Evaluation], _: int) -> tuple[Callable[[], N
 def objective(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor], style: str = "conv1_1"
 ) -> Objective:
-    return Objective(
+    return objective_of(
         FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
-        *images,
+        images,
         content_layers={"conv2_2": 1.0},
         style_layers={style: 1.0},
         content_weight=0.1,
@@ -64,31 +65,31 @@ def test_run_by_replays_is_the_same_to_the_bit(
     expected = run()
     made = []
 
-    def quickest(problem: Objective, image: Tensor) -> Recorded:
-        made.append(Recorded(problem, image, imitated))
+    def record(problem: Objective, image: Tensor) -> RecordedObjective:
+        made.append(RecordedObjective(problem, image, imitated))
         return made[-1]
 
-    monkeypatch.setattr(recording, "quickest", quickest)
-    found = run()
+    monkeypatch.setattr(evaluator_module, "fastest_evaluation", record)
+    replayed = run()
     assert len(made) == 1
-    assert torch.equal(found.image, expected.image)
-    assert not torch.equal(found.image, images[1])
-    assert found.losses == expected.losses
+    assert torch.equal(replayed.image, expected.image)
+    assert not torch.equal(replayed.image, images[1])
+    assert replayed.losses == expected.losses
 
 
 def test_recording_is_gone_before_the_next_is_made(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    living: weakref.WeakSet[Recorded] = weakref.WeakSet()
+    living: weakref.WeakSet[RecordedObjective] = weakref.WeakSet()
 
-    def quickest(problem: Objective, image: Tensor) -> Recorded:
+    def record(problem: Objective, image: Tensor) -> RecordedObjective:
         gc.collect()
         assert not living
-        recorded = Recorded(problem, image, imitated)
+        recorded = RecordedObjective(problem, image, imitated)
         living.add(recorded)
         return recorded
 
-    monkeypatch.setattr(recording, "quickest", quickest)
+    monkeypatch.setattr(evaluator_module, "fastest_evaluation", record)
     evaluator = Evaluator()
     for _ in range(2):
         evaluator(objective(weights, images), images[1].requires_grad_())["total"].backward()
@@ -101,13 +102,13 @@ def test_another_objective_is_evaluated_in_the_place_of_the_first(
     first, second = (objective(weights, images, style) for style in ("conv1_1", "conv2_1"))
     evaluator = Evaluator()
     for each in (first, second, first):
-        assert evaluator(each, images[1])["total"] == each(images[1]).total
+        assert evaluator(each, images[1])["total"] == each(images[1])["total"]
 
 
 def test_recording_that_does_not_follow_its_image_is_refused(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"a replay is .* off"):
-        Recorded(
+    with pytest.raises(RuntimeError, match="a replay differs by"):
+        RecordedObjective(
             objective(weights, images), images[1], lambda evaluate, _: (lambda: None, evaluate())
         )

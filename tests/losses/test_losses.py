@@ -5,19 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.losses.functions import (
-    CONVENTIONS,
-    content_loss_mean,
-    content_loss_paper,
-    gram_matrix,
-    out_of_range,
-    style_loss_mean,
-    style_loss_paper,
-    total_variation,
-)
+from pipeline.losses.content import ContentLoss
+from pipeline.losses.out_of_range import OutOfRange
+from pipeline.losses.style import StyleLoss, gram_matrix
+from pipeline.losses.term import CONVENTIONS
+from pipeline.losses.total_variation import TotalVariation
 
 N, H, W = 5, 4, 6
 M = H * W
+
+
+def content(convention: str) -> ContentLoss:
+    return ContentLoss({"content_weight": 1.0, "convention": convention})
+
+
+def style(convention: str) -> StyleLoss:
+    return StyleLoss({"style_layers": [], "style_weight": 1.0, "convention": convention})
 
 
 @pytest.fixture
@@ -56,37 +59,38 @@ def test_gram_matrix_is_float32_for_half_precision_features(features: torch.Tens
 def test_losses_are_zero_at_their_target_only(
     convention: str, features: torch.Tensor, target: torch.Tensor
 ) -> None:
-    content, style = CONVENTIONS[convention]
-    assert content(features, features, N) == 0
-    assert style(gram_matrix(features), gram_matrix(features), N) == 0
-    assert content(features, target, N) > 0
-    assert style(gram_matrix(features), gram_matrix(target), N) > 0
+    of_content, of_style = content(convention).loss, style(convention).loss
+    assert of_content(features, features, N) == 0
+    assert of_style(gram_matrix(features), gram_matrix(features), N) == 0
+    assert of_content(features, target, N) > 0
+    assert of_style(gram_matrix(features), gram_matrix(target), N) > 0
 
 
 def test_conventions_differ_by_the_constants_they_name(
     features: torch.Tensor, target: torch.Tensor
 ) -> None:
-    ratio = content_loss_paper(features, target, N) / content_loss_mean(features, target, N)
+    ratio = content("paper").loss(features, target, N) / content("mean").loss(features, target, N)
     assert ratio.item() == pytest.approx(N * M / 2)
     grams = gram_matrix(features), gram_matrix(target)
-    assert (style_loss_mean(*grams, N) / style_loss_paper(*grams, N)).item() == pytest.approx(4)
+    ratio = style("mean").loss(*grams, N) / style("paper").loss(*grams, N)
+    assert ratio.item() == pytest.approx(4)
 
 
 def test_mean_losses_are_means_where_channels_are_filters(
     features: torch.Tensor, target: torch.Tensor
 ) -> None:
     expected = (features - target).square().mean()
-    torch.testing.assert_close(content_loss_mean(features, target, N), expected)
+    torch.testing.assert_close(content("mean").loss(features, target, N), expected)
     grams = gram_matrix(features), gram_matrix(target)
     expected = (grams[0] - grams[1]).square().mean()
-    torch.testing.assert_close(style_loss_mean(*grams, N), expected)
+    torch.testing.assert_close(style("mean").loss(*grams, N), expected)
 
 
 def test_content_gradient_is_equation_2(target: torch.Tensor) -> None:
     before_relu = torch.randn((1, N, H, W), generator=torch.Generator().manual_seed(4))
     before_relu.requires_grad_()
     activations = before_relu.relu()
-    content_loss_paper(activations, target, N).backward()
+    content("paper").loss(activations, target, N).backward()
     expected = torch.where(activations > 0, activations - target, 0)
     assert (activations == 0).any()
     torch.testing.assert_close(before_relu.grad, expected.detach())
@@ -96,7 +100,7 @@ def test_style_gradient_is_equation_6(target: torch.Tensor) -> None:
     before_relu = torch.randn((1, N, H, W), generator=torch.Generator().manual_seed(5))
     before_relu.requires_grad_()
     activations = before_relu.relu()
-    style_loss_paper(gram_matrix(activations), gram_matrix(target), N).backward()
+    style("paper").loss(gram_matrix(activations), gram_matrix(target), N).backward()
     maps, goal = activations.detach()[0].reshape(N, M), target[0].reshape(N, M)
     gradient = (maps.T @ (maps @ maps.T - goal @ goal.T)).T / (N**2 * M**2)
     expected = torch.where(maps > 0, gradient, 0).reshape(1, N, H, W)
@@ -107,13 +111,14 @@ def test_total_variation_sees_edges_not_levels() -> None:
     flat = torch.full((1, 3, 4, 6), 0.7)
     edge = flat.clone()
     edge[..., 3:] = 0.2
-    assert total_variation(flat) == 0
-    assert total_variation(edge).item() == pytest.approx(0.5**2 / 5)
+    loss = TotalVariation({}).loss
+    assert loss(flat) == 0
+    assert loss(edge).item() == pytest.approx(0.5**2 / 5)
 
 
 def test_only_what_no_picture_can_hold_is_out_of_range() -> None:
     image = torch.tensor([0.0, 1.0, 0.3, -0.2, 1.5, 0.9]).view(1, 3, 1, 2).requires_grad_()
-    loss = out_of_range(image)
+    loss = OutOfRange({}).loss(image)
     loss.backward()
     assert loss.item() == pytest.approx((0.2**2 + 0.5**2) / 6)
     expected = torch.tensor([0.0, 0.0, 0.0, -0.2, 0.5, 0.0]) * 2 / 6

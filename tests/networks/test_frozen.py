@@ -1,4 +1,4 @@
-"""The network's statistics and their derivative by hand, against autograd."""
+"""The network's statistics and their hand-written gradient, against autograd."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from torch import Tensor
 
 from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.errors import UserError
-from pipeline.losses.functions import gram_matrix
+from pipeline.losses.style import gram_matrix
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.frozen.statistics import STATISTICS, Statistics
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
-from pipeline.runtime.precision import Precision
 
-CONTENTS, STYLES = ["conv1_2", "conv3_1", "conv4_2"], ["conv1_1", "conv3_1", "conv5_1"]
+CONTENT, STYLE = ("conv1_2", "conv3_1", "conv4_2"), ("conv1_1", "conv3_1", "conv5_1")
+NEEDS = {"features": CONTENT, "gram_matrix": STYLE}
 IMAGE = torch.rand((1, 3, 37, 53), generator=torch.Generator().manual_seed(0))
 """Odd edges: every pooling drops a row or a column."""
 
@@ -27,18 +28,22 @@ def double(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.double() for name, tensor in weights.items()}
 
 
-def judged(features: list[Tensor], grams: list[Tensor]) -> Tensor:
-    """Returns a scalar in which every value counts differently."""
+def weighted_sum(statistics: Statistics) -> Tensor:
+    """Returns a scalar to which every value contributes with a weight of its own."""
     generator = torch.Generator().manual_seed(1)
-    values = [*features, *grams]
+    values = [value for layers in statistics.values() for value in layers.values()]
     factors = [torch.randn(value.shape, generator=generator).to(value) for value in values]
     return torch.stack([(f * value).sum() for f, value in zip(factors, values, strict=True)]).sum()
 
 
 def by_autograd(weights: dict[str, Tensor], pooling: str) -> tuple[Tensor, Tensor]:
     image = IMAGE.double().requires_grad_()
-    found = Features(weights, pooling)(image, [*CONTENTS, *STYLES])
-    value = judged([found[n] for n in CONTENTS], [gram_matrix(found[n]) for n in STYLES])
+    features = Features(weights, pooling)(image, [*CONTENT, *STYLE])
+    statistics = {
+        "features": {name: features[name] for name in CONTENT},
+        "gram_matrix": {name: gram_matrix(features[name]) for name in STYLE},
+    }
+    value = weighted_sum(statistics)
     return value.detach(), torch.autograd.grad(value, image)[0]
 
 
@@ -46,33 +51,8 @@ def by_hand(
     weights: dict[str, Tensor], pooling: str, dtype: torch.dtype, precision: str
 ) -> tuple[Tensor, Tensor]:
     image = IMAGE.to(dtype).requires_grad_()
-    contents, grams = FrozenFeatures(weights, pooling, precision)(image, CONTENTS, STYLES)
-    value = judged([contents[n] for n in CONTENTS], [grams[n] for n in STYLES])
+    value = weighted_sum(FrozenFeatures(weights, pooling, precision)(image, NEEDS))
     return value.detach(), torch.autograd.grad(value, image)[0]
-
-
-@pytest.mark.parametrize("network", ["vgg19", "vgg19-small"])
-@pytest.mark.parametrize("pooling", ["avg", "max"])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_images_of_a_batch_know_nothing_of_each_other(
-    precision: Precision, pooling: str, network: str, weights: dict[str, Tensor]
-) -> None:
-    features = FrozenFeatures(
-        weights if network == "vgg19" else small_weights(), pooling, precision
-    )
-    batch = torch.cat([IMAGE, IMAGE.flip(2), IMAGE.square()]).requires_grad_()
-    contents, grams = features(batch, CONTENTS, STYLES)
-    found = [contents[n] for n in CONTENTS], [grams[n] for n in STYLES]
-    of_each = [judged(*([v[i : i + 1] for v in values] for values in found)) for i in range(3)]
-    (gradient,) = torch.autograd.grad(torch.stack(of_each).sum(), batch)
-    tolerance = 1e-4 if precision == "float32" else 0.02
-    for i in range(3):
-        image = batch[i : i + 1].detach().requires_grad_()
-        contents, grams = features(image, CONTENTS, STYLES)
-        value = judged([contents[n] for n in CONTENTS], [grams[n] for n in STYLES])
-        (alone,) = torch.autograd.grad(value, image)
-        assert of_each[i].item() == pytest.approx(value.item(), rel=tolerance, abs=1e-3)
-        assert (gradient[i : i + 1] - alone).norm() < tolerance * alone.norm()
 
 
 @pytest.mark.parametrize("network", ["vgg19", "vgg19-small"])
@@ -87,21 +67,50 @@ def test_statistics_and_gradient_are_those_of_autograd(
     torch.testing.assert_close(gradient, expected_gradient)
 
 
-def test_deepest_layer_may_be_of_content_and_style(weights: dict[str, Tensor]) -> None:
-    """There the gradient comes from outside, laid out as it happens to be, and is not ours."""
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_collecting_and_pulling_back_needs_no_autograd(
+    precision: str, weights: dict[str, Tensor]
+) -> None:
+    network = FrozenFeatures(weights, "avg", precision)
+    image = IMAGE.clone().requires_grad_()
+    expected = network(image, NEEDS)
+    gradients = {
+        kind: {name: torch.full_like(value, 1e-3) for name, value in layers.items()}
+        for kind, layers in expected.items()
+    }
+    pairs = [
+        (expected[kind][name], gradients[kind][name]) for kind in NEEDS for name in NEEDS[kind]
+    ]
+    values, given = zip(*pairs, strict=True)
+    (expected_gradient,) = torch.autograd.grad(values, image, given)
+    statistics, tape = network.collect(image, NEEDS)
+    assert not any(value.requires_grad for each in statistics.values() for value in each.values())
+    assert all(
+        torch.equal(statistics[kind][name], expected[kind][name])
+        for kind in NEEDS
+        for name in NEEDS[kind]
+    )
+    assert torch.equal(network.pull_back(tape, gradients), expected_gradient)
+    assert not tape.records
+
+
+def test_deepest_layer_may_have_several_statistics(weights: dict[str, Tensor]) -> None:
+    """The gradients given there may have any layout, and are not changed."""
     exact = double(weights)
     image = IMAGE.double().requires_grad_()
     maps = Features(exact, "avg")(image, ["conv2_2"])["conv2_2"]
     generator = torch.Generator().manual_seed(2)
     given = [
         torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in (maps.shape, (1, 128, 128))
+        for shape in (maps.shape, (128, 128))
     ]
     before = given[0].clone()
-    (expected,) = torch.autograd.grad([maps, gram_matrix(maps)[None]], image, given)
-    contents, grams = FrozenFeatures(exact, "avg")(image, ["conv2_2"], ["conv2_2"])
-    (found,) = torch.autograd.grad([contents["conv2_2"], grams["conv2_2"]], image, given)
-    torch.testing.assert_close(found, expected)
+    (expected,) = torch.autograd.grad([maps, gram_matrix(maps)], image, given)
+    needs = {"features": ["conv2_2"], "gram_matrix": ["conv2_2"]}
+    statistics = FrozenFeatures(exact, "avg")(image, needs)
+    values = [statistics[kind]["conv2_2"] for kind in needs]
+    (gradient,) = torch.autograd.grad(values, image, given)
+    torch.testing.assert_close(gradient, expected)
     assert torch.equal(given[0], before)
 
 
@@ -114,10 +123,36 @@ def test_bf16_points_where_float32_does(weights: dict[str, Tensor]) -> None:
     assert cosine > 0.99
 
 
-def test_results_are_float32_and_contiguous_in_every_precision(weights: dict[str, Tensor]) -> None:
-    for precision in ("float32", "bf16"):
-        contents, grams = FrozenFeatures(weights, "avg", precision)(IMAGE, CONTENTS, STYLES)
-        assert {value.dtype for value in (contents | grams).values()} == {torch.float32}
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_statistics_are_float32_in_every_precision(
+    precision: str, weights: dict[str, Tensor]
+) -> None:
+    statistics = FrozenFeatures(weights, "avg", precision)(IMAGE, NEEDS)
+    for kind, values in statistics.items():
+        for name, value in values.items():
+            assert value.dtype == torch.float32
+            channels, positions = len(weights[f"{name}.bias"]), value[0, 0].numel()
+            assert value.numel() == STATISTICS[kind].size(channels, positions)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("kind", list(STATISTICS))
+def test_what_is_kept_is_what_the_steps_say(
+    kind: str, precision: str, weights: dict[str, Tensor]
+) -> None:
+    network = FrozenFeatures(weights, "max", precision)
+    _, tape = network.collect(IMAGE, {kind: ["conv2_2"]})
+    assert [step.layer for step, *_ in tape.records] == list(network.layers[:4])
+    for number, (step, maps, indices) in enumerate(tape.records):
+        assert (indices is not None) == step.pooled == (number == 2)
+        if number == 0:
+            assert (step.kept, maps) == ("nothing", None)
+        elif precision == "bf16":
+            assert (step.kept, maps.dtype) == ("values", torch.bfloat16)
+        elif number == 3 and kind == "gram_matrix":
+            assert (step.kept, maps.dtype) == ("values", torch.float32)
+        else:
+            assert (step.kept, maps.dtype) == ("mask", torch.bool)
 
 
 def test_nothing_is_computed_below_the_deepest_layer_asked_for(weights: dict[str, Tensor]) -> None:
@@ -125,21 +160,24 @@ def test_nothing_is_computed_below_the_deepest_layer_asked_for(weights: dict[str
     network = FrozenFeatures(weights, "avg")
     for name, convolution in network.convolutions.items():
         convolution.register_forward_hook(lambda *_, name=name: computed.append(name))
-    network(IMAGE, [], ["conv2_1"])
+    network(IMAGE, {"gram_matrix": ["conv2_1"]})
     assert computed == ["conv1_1", "conv1_2", "conv2_1"]
-    assert network(IMAGE, [], []) == ({}, {})
+    assert network(IMAGE, {"features": [], "gram_matrix": []}) == {
+        "features": {},
+        "gram_matrix": {},
+    }
     assert len(computed) == 3
 
 
 def test_small_picture_and_unknown_layer_are_refused(weights: dict[str, Tensor]) -> None:
     network = FrozenFeatures(weights, "avg")
     with pytest.raises(UserError, match="8x40 pixels; conv5_1 needs at least 16x16"):
-        network(torch.rand(1, 3, 8, 40), [], ["conv5_1"])
+        network(torch.rand(1, 3, 8, 40), {"gram_matrix": ["conv5_1"]})
     with pytest.raises(UserError, match="unknown layer 'conv9_1'"):
-        network(IMAGE, ["conv9_1"], [])
+        network(IMAGE, {"features": ["conv9_1"]})
 
 
 def test_convolutions_leave_cudnn_as_they_found_it(weights: dict[str, Tensor]) -> None:
     before = torch.backends.cudnn.conv.fp32_precision
-    FrozenFeatures(weights, "avg", "tf32")(IMAGE, ["conv1_1"], [])
+    FrozenFeatures(weights, "avg", "tf32")(IMAGE, {"features": ["conv1_1"]})
     assert torch.backends.cudnn.conv.fp32_precision == before

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from pipeline.distillation.student import Student
 from pipeline.errors import UserError
-from pipeline.losses.functions import CONVENTIONS, gram_matrix
+from pipeline.losses import make_terms
+from pipeline.losses.style import gram_matrix
+from pipeline.losses.term import CONVENTIONS
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
+from pipeline.networks.rescaling import rescaling_means
 from pipeline.networks.small_vgg import predicting, square_root, tapped
-from pipeline.networks.vgg import Features, rescaling_means
+from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, load_small, load_weights, save_small
 
 SMALL = ARCHITECTURES["vgg19-small"]
@@ -40,7 +43,8 @@ def test_losses_of_the_taps_are_those_of_the_predictions(
             name: torch.rand(LAYERS[name].channels_out, generator=generator) + 0.5 for name in SMALL
         }
     taps = Features(tapped(small, means), "avg")
-    content, style = CONVENTIONS[convention]
+    settings = {"style_layers": [], "content_weight": 1.0, "style_weight": 1.0}
+    content, style, *_ = make_terms(settings | {"convention": convention})
     for name in SMALL:
         filters = LAYERS[name].channels_out
         wide = [predictions(image, [name])[name] for image in images]
@@ -50,11 +54,11 @@ def test_losses_of_the_taps_are_those_of_the_predictions(
         assert wide[0].shape[1] == filters
         assert narrow[0].shape[1] == WIDTHS[LAYERS[name].block - 1]
         for loss, arguments in (
-            (content, (wide, narrow)),
-            (style, ([gram_matrix(maps) for maps in pair] for pair in (wide, narrow))),
+            (content.loss, (wide, narrow)),
+            (style.loss, ([gram_matrix(maps) for maps in pair] for pair in (wide, narrow))),
         ):
-            expected, found = (loss(*pair, filters) for pair in arguments)
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+            expected, tapped_loss = (loss(*pair, filters) for pair in arguments)
+            torch.testing.assert_close(tapped_loss, expected, rtol=1e-3, atol=0)
 
 
 def test_square_root_squared_is_the_matrix() -> None:

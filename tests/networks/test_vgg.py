@@ -13,7 +13,8 @@ from torchvision.models import vgg as torchvisions
 from pipeline.errors import UserError
 from pipeline.networks import vgg
 from pipeline.networks.layers import LAYERS
-from pipeline.networks.vgg import Features, down_to, layers_of, rescale, rescaling_means
+from pipeline.networks.rescaling import rescale, rescaling_means
+from pipeline.networks.vgg import Features, down_to, layers_of
 
 ALL = list(LAYERS)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import objective_of
 from torch import Tensor
 
-from pipeline.losses.evaluator import Recorded, quickest
+from pipeline.losses.evaluator import RecordedObjective, fastest_evaluation
 from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
@@ -30,9 +31,9 @@ def objective_on(
     precision: Precision = "float32",
     pooling: str = "avg",
 ) -> Objective:
-    return Objective(
+    return objective_of(
         FrozenFeatures(down_to(weights, ["conv3_1"]), pooling, precision, device),
-        *(image.to(device) for image in images),
+        (images[0].to(device), images[1].to(device)),
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv3_1": 0.5},
         content_weight=0.1,
@@ -92,7 +93,7 @@ def test_gpu_run_continues_in_float32_with_another_cuda_graph(
     assert 0 < module.run.float32_evaluations < 10
     exact = objective_on("cpu", weights, images)
     before, after = (
-        float(exact(image.detach().cpu()).total) for image in (images[0], module.image)
+        float(exact(image.detach().cpu())["total"]) for image in (images[0], module.image)
     )
     assert after < 0.9 * before
 
@@ -112,11 +113,11 @@ def test_evaluation_is_captured_as_a_cuda_graph(
 ) -> None:
     objective = objective_on("cuda", weights, images, precision, pooling)
     image = images[0].cuda()
-    recorded = quickest(objective, image)
-    assert isinstance(recorded, Recorded)
+    recorded = fastest_evaluation(objective, image)
+    assert isinstance(recorded, RecordedObjective)
     for other in (image, images[1].cuda()):
         other.requires_grad_()
-        expected = objective.named(objective(other))
+        expected = objective(other)
         replayed = recorded(other)
         gradients = [torch.autograd.grad(each["total"], other)[0] for each in (replayed, expected)]
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
@@ -136,7 +137,7 @@ def test_every_precision_agrees_with_the_cpu(
         (objective_on("cuda", weights, (content, style), precision), "cuda"),
     ):
         tried = image.to(device).requires_grad_()
-        total = objective(tried).total
+        total = objective(tried)["total"]
         (gradient,) = torch.autograd.grad(total, tried)
         evaluations.append((total.detach().cpu(), gradient.cpu()))
     (expected, right), (total, gradient) = evaluations

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.networks.frozen.operations import gram_matrices
+from pipeline.networks.frozen.statistics import GramMatrix
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.summation import ROW, total
 
@@ -61,7 +61,7 @@ def test_gram_matrix_is_the_same_with_any_number_of_threads(
 ) -> None:
     maps = uneven(2 * 64 * 2**16)[: math.prod(size)].view(1, *size).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    first, *others = by_threads(lambda: gram_matrices(maps))
+    first, *others = by_threads(lambda: GramMatrix().collect(maps))
     assert all(torch.equal(first, other) for other in others)
 
 

@@ -19,7 +19,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
-from pipeline.losses.objective import Losses, Objective
+from pipeline.losses.objective import Objective
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.convergence import (
     CHECK_INTERVAL,
@@ -304,7 +304,7 @@ def test_trials_of_a_line_search_are_no_standstill() -> None:
 
 def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) -> None:
     class Constant(Objective):
-        def forward(self, image: torch.Tensor) -> Losses:
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
             raise NotImplementedError
 
     module = StyleTransfer(Constant.__new__(Constant), images[0], {})

@@ -21,13 +21,14 @@ from pipeline.transfer.memory import (
     HEAP,
     IMAGES,
     Demand,
+    check_fits,
     demands,
     estimate,
-    refuse_what_does_not_fit,
 )
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
-DEMAND = Demand((768, 1024), (768, 1024), VGG, ["conv4_2"], ["conv1_1"], 20, "float32", "avg")
+NEEDS = {"features": ["conv4_2"], "gram_matrix": ["conv1_1"]}
+DEMAND = Demand((768, 1024), (768, 1024), VGG, NEEDS, 20, "float32", "avg")
 PIXELS = 768 * 1024
 
 
@@ -35,14 +36,13 @@ def test_bytes_of_two_layers_add_up() -> None:
     """By hand: a history of 1 is 5 images; maps of 8 and 16 channels of 4 bytes are the peak."""
     demand = DEMAND._replace(
         channels={"conv1_1": 8, "conv1_2": 16},
-        content_layers=[],
-        style_layers=["conv1_2"],
+        needs={"gram_matrix": ["conv1_2"]},
         history_size=1,
     )
     kernels = 9 * (3 * 8 + 8 * 16) * 12
     maps = PIXELS * 4 * (8 + 16)
-    stayed = PIXELS * 4 * 16  # for the Gram matrix, on the way back
-    expected = kernels + (5 + IMAGES) * 12 * PIXELS + maps + stayed + HEAP
+    kept = PIXELS * 4 * 16 + 2 * 4 * 16**2  # for the Gram matrix's gradient, and two of these
+    expected = kernels + (5 + IMAGES) * 12 * PIXELS + maps + kept + HEAP
     assert estimate(demand) == expected
 
 
@@ -53,7 +53,7 @@ def test_bytes_of_two_layers_add_up() -> None:
         {"style_size": (4000, 4000)},
         {"history_size": 21},
         {"precision": "bf16"},
-        {"style_layers": ["conv1_1", "conv1_2"]},
+        {"needs": NEEDS | {"gram_matrix": ["conv1_1", "conv1_2"]}},
         {"original": 200_000_000},
     ],
 )
@@ -63,17 +63,17 @@ def test_more_takes_more(more: dict[str, object]) -> None:
 
 def test_what_fits_is_not_refused_and_what_is_advised_fits() -> None:
     needed = estimate(DEMAND)
-    refuse_what_does_not_fit(DEMAND, needed, 1024)
+    check_fits(DEMAND, needed, 1024)
     with pytest.raises(UserError) as refused:
-        refuse_what_does_not_fit(DEMAND, needed - 1, 1024)
+        check_fits(DEMAND, needed - 1, 1024)
     message = str(refused.value)
     assert message.startswith(f"1024x768 pixels take {needed / GIB:.1f} GiB of memory, and")
     advised = re.search(r"What fits: size (\d+) or lbfgs.history_size (\d+)$", message)
     assert advised is not None
-    refuse_what_does_not_fit(DEMAND.reduced(int(advised[1]) / 1024), needed - 1, 1024)
-    refuse_what_does_not_fit(DEMAND._replace(history_size=int(advised[2])), needed - 1, 1024)
+    check_fits(DEMAND.reduced(int(advised[1]) / 1024), needed - 1, 1024)
+    check_fits(DEMAND._replace(history_size=int(advised[2])), needed - 1, 1024)
     with pytest.raises(UserError, match=r"GiB are free. Close what else takes memory"):
-        refuse_what_does_not_fit(DEMAND, 1000, 1024)
+        check_fits(DEMAND, 1000, 1024)
 
 
 def test_container_may_have_less_than_the_machine(

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import objective_of
 from torch import Tensor
 
 from pipeline.losses.objective import Objective
@@ -28,9 +29,9 @@ PLAIN = {
 
 @pytest.fixture
 def objective(weights: dict[str, Tensor], images: tuple[Tensor, Tensor]) -> Objective:
-    return Objective(
+    return objective_of(
         FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
-        *images,
+        images,
         content_layers={"conv2_2": 1.0},
         style_layers={"conv1_1": 0.5, "conv2_1": 0.5},
         content_weight=0.1,
@@ -62,7 +63,7 @@ def plain_loop(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = objective(pixels / scale + 0.5).total
+        loss = objective(pixels / scale + 0.5)["total"]
         loss.backward()
         return loss
 
@@ -111,14 +112,11 @@ def test_first_step_moves_a_pixel_by_the_same_at_every_size(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     content, start = (torch.rand((1, 3, *size), generator=generator) for _ in range(2))
-    objective = Objective(
+    objective = objective_of(
         FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
-        content,
-        content,
+        (content, content),
         content_layers={"conv1_2": 1.0},
-        style_layers={},
         content_weight=1e3,
-        style_weight=0,
     )
     module = StyleTransfer(objective, start, PLAIN, first_step)
     fit(module, 1)
@@ -146,22 +144,18 @@ def test_total_is_the_sum_of_the_parts_asked_for(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
     features = FrozenFeatures(down_to(weights, ["conv3_1"]), "avg")
-    arguments = {"content_weight": 1.0, "style_weight": 1.0}
-    content_only = Objective(
-        features, *images, content_layers={"conv2_2": 1.0}, style_layers={}, **arguments
-    )
-    style_only = Objective(
-        features, *images, content_layers={}, style_layers={"conv2_1": 1.0}, **arguments
-    )
-    assert content_only(images[0]).total == 0
-    assert style_only(images[1]).total == 0
-    assert content_only(images[1]).total > 0
-    assert style_only(images[0]).total > 0
+    weights_of_both = {"content_weight": 1.0, "style_weight": 1.0}
+    content_only = objective_of(features, images, content_layers=["conv2_2"], **weights_of_both)
+    style_only = objective_of(features, images, style_layers=["conv2_1"], **weights_of_both)
+    assert content_only(images[0])["total"] == 0
+    assert style_only(images[1])["total"] == 0
+    assert content_only(images[1])["total"] > 0
+    assert style_only(images[0])["total"] > 0
 
 
 def test_gradient_is_that_of_the_image(objective: Objective, images: tuple[Tensor, Tensor]) -> None:
     image = images[1].clone().requires_grad_()
-    objective(image).total.backward()
+    objective(image)["total"].backward()
     module = StyleTransfer(objective, images[1], PLAIN)
     fit(module, 1)
     torch.testing.assert_close(module.gradient, image.grad, rtol=1e-3, atol=1e-6)
@@ -171,13 +165,10 @@ def test_range_loss_keeps_the_loss_of_the_saved_picture_low(
     weights: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:
     def losses(range_weight: float) -> tuple[float, float]:
-        objective = Objective(
+        objective = objective_of(
             FrozenFeatures(down_to(weights, ["conv3_1"]), "avg"),
-            images[0],
-            (images[1] > 0.5).float(),
-            content_layers={},
+            (images[0], (images[1] > 0.5).float()),
             style_layers={"conv1_1": 1.0, "conv2_1": 1.0},
-            content_weight=0.0,
             style_weight=1.0,
             range_weight=range_weight,
         )
@@ -185,7 +176,7 @@ def test_range_loss_keeps_the_loss_of_the_saved_picture_low(
         fit(module, 60)
         with torch.no_grad():
             image = module.image
-            return float(objective(image).style), float(objective(image.clamp(0, 1)).style)
+            return float(objective(image)["style"]), float(objective(image.clamp(0, 1))["style"])
 
     free, cut_off = losses(0.0)
     assert cut_off > 10 * free

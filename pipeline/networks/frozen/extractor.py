@@ -1,16 +1,13 @@
-"""What the losses ask of a network that never learns, and its derivative, by hand.
+"""A network with fixed weights that collects statistics of its layers and pulls gradients back.
 
-Autograd would keep every activation until the backward pass. Where the weights are fixed, two
-things of a layer are needed there: which activations ReLU let through, and the activations
-themselves where their Gram matrix was taken. All else is freed as soon as the next layer has been
-computed from it. Of the first layer, whose maps are the largest and the cheapest, nothing is kept:
-it is computed again.
+Autograd would keep every activation until the backward pass. With fixed weights, a layer's gradient
+needs only the places where ReLU let a value through, and where a statistic needs them the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,30 +18,83 @@ from pipeline.networks.frozen.convolutions import (
     first_convolution,
     frozen_convolution,
 )
-from pipeline.networks.frozen.operations import (
-    add_gram_gradient,
-    gram_matrices,
-    kept_for_relu,
-    pooled,
-    pooled_back,
-    pooled_back_through_relu,
-    through_relu,
-)
-from pipeline.networks.layers import LAYERS, check_layers
+from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
+from pipeline.networks.frozen.statistics import STATISTICS, Statistics
+from pipeline.networks.layers import LAYERS, Needs, check_layers, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
 
+Kept = Literal["nothing", "mask", "values"]
+
+
+class Step(NamedTuple):
+    """One layer of a forward pass; the estimate of a run's memory is derived from these.
+
+    Attributes:
+        layer: its name.
+        pooled: whether a pooling comes before it.
+        statistics: the kinds that are collected from its activations.
+        kept: what of its activations is kept for the backward pass. Of the first layer nothing is
+            kept: its maps are the largest, and the cheapest to compute again.
+    """
+
+    layer: str
+    pooled: bool
+    statistics: tuple[str, ...]
+    kept: Kept
+
+
+def forward_steps(
+    layers: Sequence[str], needs: Needs, dtype: torch.dtype = torch.float32
+) -> list[Step]:
+    """Returns the steps of a forward pass down to the deepest layer that is needed.
+
+    Args:
+        layers: of the network, first to last.
+        needs: {kind of statistic: layers}.
+        dtype: of the activations. Values of bfloat16 are kept in place of a mask: they are small
+            enough, and cost less time.
+
+    Raises:
+        UserError: a needed layer that the network does not have.
+    """
+    needed = needed_layers(needs)
+    check_layers(needed, layers)
+    deepest = max(map(layers.index, needed), default=-1)
+    steps: list[Step] = []
+    block = 1
+    for name in layers[: deepest + 1]:
+        pooled, block = LAYERS[name].block != block, LAYERS[name].block
+        kinds = tuple(kind for kind in STATISTICS if name in needs.get(kind, ()))
+        by_value = dtype == torch.bfloat16 or any(STATISTICS[kind].needs_values for kind in kinds)
+        kept: Kept = "nothing" if not steps else "values" if by_value else "mask"
+        steps.append(Step(name, pooled, kinds, kept))
+    return steps
+
+
+class Tape(NamedTuple):
+    """What the backward pass needs of a forward pass, and consumes.
+
+    Attributes:
+        first_input: what went into the first layer.
+        records: of each step, what is kept of its activations, and the indices of a max pooling
+            before it.
+    """
+
+    first_input: Tensor
+    records: list[tuple[Step, Tensor | None, Tensor | None]]
+
 
 class FrozenFeatures(nn.Module):
-    """The same network as ``vgg.Features``, for losses alone: cheaper in time and in memory.
+    """The network of ``vgg.Features`` for losses: faster, and with less memory.
 
     Args:
         weights: as ``vgg.Features`` takes them, taps included.
         pooling: ``avg`` or ``max``.
-        precision: of the convolutions. ``float32``; ``tf32``: on a GPU 10 bits of mantissa inside;
-            ``bf16``: activations of 8 bits. In all of them Gram matrices are float32 (by a CPU of
-            bfloat16 to two millionths), and so is the first layer: to round its input would be to
-            round away the small steps near a minimum.
+        precision: of the convolutions. ``float32``; ``tf32``: on a GPU, products of 10 bits of
+            mantissa; ``bf16``: activations of 8 bits. Gram matrices are float32 in all of them (on
+            a CPU that multiplies bfloat16, to two millionths). So is the first layer: rounding
+            its input would remove the small steps near a minimum.
         device: where it computes, and what its convolutions are chosen for.
     """
 
@@ -59,137 +109,125 @@ class FrozenFeatures(nn.Module):
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self.pooling, self.precision = pooling, precision
         self.layers = layers_of(weights)
-        self._keep("mean", weights["mean"].view(1, 3, 1, 1))
-        self._keep("std", weights["std"].view(1, 3, 1, 1))
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
+        buffers = {name: weights[name].view(1, 3, 1, 1) for name in ("mean", "std")}
         self.convolutions = nn.ModuleDict()
         for name in self.layers:
             kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
             chosen = first_convolution if name == self.layers[0] else frozen_convolution
             self.convolutions[name] = chosen(kernels, bias, precision)
             if f"{name}.tap" in weights:
-                self._keep(f"{name}_tap", weights[f"{name}.tap"])
+                buffers[f"{name}_tap"] = weights[f"{name}.tap"]
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor, persistent=False)
 
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        self.register_buffer(name, tensor, persistent=False)
-
-    def forward(
-        self, image: Tensor, content_layers: Collection[str], style_layers: Collection[str]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Returns the features of content layers and the Gram matrices of style layers.
-
-        Both can be differentiated with respect to the image, once.
+    def forward(self, image: Tensor, needs: Needs) -> Statistics:
+        """Returns statistics that autograd can differentiate with respect to the image, once.
 
         Args:
-            image: (B, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-            content_layers, style_layers: names from ``self.layers``.
+            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+            needs: {kind of statistic: names from ``self.layers``}.
 
         Returns:
-            {layer: (B, C, H', W') float32} and {layer: (B, C, C) float32}.
+            {kind: {layer: value}}; those of a small network stand for VGG-19's, by its taps.
 
         Raises:
             UserError: a layer that the network does not have, or an image smaller than one
                 position of the deepest layer.
         """
-        contents, styles = list(content_layers), list(style_layers)
-        check_layers([*contents, *styles], self.layers)
-        if not contents and not styles:
-            return {}, {}
-        check_size(image, [*contents, *styles])
-        found = _Statistics.apply(image, self, contents, styles)
-        features = dict(zip(contents, found, strict=False))
-        grams = dict(zip(styles, found[len(contents) :], strict=True))
-        return (
-            {name: self._tapped(name, maps) for name, maps in features.items()},
-            {name: self._tapped_grams(name, each) for name, each in grams.items()},
-        )
+        statistics: Statistics = {kind: {} for kind in needs}
+        if not needed_layers(needs):
+            return statistics
+        values = _CollectedStatistics.apply(image, self, needs)
+        for (kind, layer), value in zip(_pairs(needs), values, strict=True):
+            tap = getattr(self, f"{layer}_tap", None)
+            tapped = value if tap is None else STATISTICS[kind].apply_tap(value, tap)
+            statistics[kind][layer] = tapped
+        return statistics
 
-    def _tapped(self, name: str, features: Tensor) -> Tensor:
-        tap = getattr(self, f"{name}_tap", None)
-        if tap is None:
-            return features
-        # Not as a convolution, which a GPU might round to TF32.
-        product: Tensor = tap @ features.flatten(start_dim=2)
-        return product.view(len(features), -1, *features.shape[2:])
+    @torch.no_grad()
+    def collect(self, image: Tensor, needs: Needs) -> tuple[Statistics, Tape]:
+        """Returns statistics before any taps, and what ``pull_back`` needs, without autograd.
 
-    def _tapped_grams(self, name: str, grams: Tensor) -> Tensor:
-        """Returns the Gram matrices of the tapped layer, T G Tᵀ: its maps are never computed."""
-        tap = getattr(self, f"{name}_tap", None)
-        return grams if tap is None else tap @ grams @ tap.T
+        Arguments and errors are those of ``forward``; at least one layer must be needed.
+        """
+        steps = forward_steps(self.layers, needs, self.dtype)
+        check_size(image, needed_layers(needs))
+        statistics: Statistics = {kind: {} for kind in needs}
+        maps = (image - self.get_buffer("mean")) / self.get_buffer("std")
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        first = self._convolution(self.layers[0])
+        maps = first.split(maps) if isinstance(first, SplitInput) else maps
+        tape = Tape(maps, [])
+        for step in steps:
+            indices = None
+            if step.pooled:
+                maps, indices = pool(maps, self.pooling)
+            maps = self._convolution(step.layer)(maps)
+            for kind in step.statistics:
+                statistics[kind][step.layer] = STATISTICS[kind].collect(maps)
+            tape.records.append((step, _kept(maps, step), indices))
+        return statistics, tape
 
-    def normalised(self, image: Tensor) -> Tensor:
-        """Returns what goes into the first layer."""
-        x = (image - self.get_buffer("mean")) / self.get_buffer("std")
-        x = x.contiguous(memory_format=torch.channels_last)
-        first = self.convolution(self.layers[0])
-        return first.split(x) if isinstance(first, SplitInput) else x
+    @torch.no_grad()
+    def pull_back(self, tape: Tape, gradients: Statistics) -> Tensor:
+        """Returns the gradient of the image, (1, 3, H, W), from those of all its statistics.
 
-    def down_to(self, wanted: Collection[str]) -> Iterator[tuple[str, bool]]:
-        """Yields each layer's name and whether a pooling comes before it, to the deepest wanted."""
-        deepest = max(map(self.layers.index, wanted))
-        block = 1
-        for name in self.layers[: deepest + 1]:
-            yield name, LAYERS[name].block != block
-            block = LAYERS[name].block
+        The tape, from ``collect``, is emptied on the way, so that its memory is freed.
+        """
+        gradient: Tensor | None = None
+        below_pooling, indices = False, None
+        while tape.records:
+            step, maps, indices_before = tape.records.pop()
+            if maps is None:
+                maps = self._convolution(step.layer)(tape.first_input)
+            if below_pooling and step.statistics:
+                assert gradient is not None
+                gradient, below_pooling = pool_backward(gradient, indices, maps), False
+            for kind in step.statistics:
+                of_statistic = gradients[kind][step.layer]
+                gradient = STATISTICS[kind].pull_back(of_statistic, gradient, maps)
+            assert gradient is not None
+            if below_pooling:
+                gradient = pool_relu_backward(gradient, indices, maps)
+            else:
+                relu_backward(gradient, maps, out=gradient)
+            del maps  # freed before the convolution
+            gradient = self._convolution(step.layer).backward(gradient)
+            below_pooling, indices = step.pooled, indices_before
+        assert gradient is not None, "the tape is empty"
+        return gradient / self.get_buffer("std")
 
-    def convolution(self, name: str) -> Convolution:
-        """Returns a layer, which can be asked for its derivative too."""
-        found = self.convolutions[name]
-        assert isinstance(found, Convolution)
-        return found
+    def _convolution(self, name: str) -> Convolution:
+        convolution = self.convolutions[name]
+        assert isinstance(convolution, Convolution)
+        return convolution
 
 
-class _Statistics(torch.autograd.Function):
-    """The network as one operation: an image in, features and Gram matrices out."""
+class _CollectedStatistics(torch.autograd.Function):
+    """``collect`` and ``pull_back`` as one operation of autograd's."""
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, network: FrozenFeatures, contents: list[str], styles: list[str]
+        ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs
     ) -> tuple[Tensor, ...]:
-        ctx.network, ctx.contents, ctx.styles = network, contents, styles
-        ctx.kept, ctx.pooled = {}, {}
-        features, grams = {}, {}
-        ctx.input = x = network.normalised(image)
-        for name, after_pooling in network.down_to({*contents, *styles}):
-            if after_pooling:
-                x, ctx.pooled[name] = pooled(x, network.pooling)
-            x = network.convolution(name)(x)
-            if name in contents:
-                features[name] = x.to(image.dtype, copy=True)
-            if name in styles:
-                grams[name] = gram_matrices(x)
-            ctx.kept[name] = None if name == network.layers[0] else kept_for_relu(x, name in styles)
-        return (*(features[name] for name in contents), *(grams[name] for name in styles))
+        ctx.network, ctx.needs = network, needs
+        statistics, ctx.tape = network.collect(image, needs)
+        return tuple(statistics[kind][layer] for kind, layer in _pairs(needs))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        network: FrozenFeatures = ctx.network
-        of_features = dict(zip(ctx.contents, gradients, strict=False))
-        of_grams = dict(zip(ctx.styles, gradients[len(ctx.contents) :], strict=True))
-        gradient: Tensor | None = None
-        pooling: tuple[torch.Size, Tensor | None] | None = None
-        while ctx.kept:
-            name, maps = ctx.kept.popitem()
-            if pooling and (name in of_features or name in of_grams):
-                assert gradient is not None
-                gradient, pooling = pooled_back(gradient, *pooling), None
-            if maps is None:
-                maps = network.convolution(name)(ctx.input)
-            if name in of_features:
-                added = of_features[name].to(
-                    network.dtype, copy=True, memory_format=torch.channels_last
-                )
-                gradient = added if gradient is None else gradient.add_(added)
-            if name in of_grams:
-                gradient = add_gram_gradient(gradient, of_grams[name], maps)
-            assert gradient is not None
-            if pooling:
-                gradient = pooled_back_through_relu(gradient, *pooling, maps)
-            else:
-                through_relu(gradient, maps, out=gradient)
-            del maps
-            gradient = network.convolution(name).backward(gradient)
-            pooling = ctx.pooled.pop(name, None)
-        assert gradient is not None
-        std = network.get_buffer("std")
-        return gradient / std, None, None, None
+    def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
+        gradients: Statistics = {kind: {} for kind in ctx.needs}
+        for (kind, layer), value in zip(_pairs(ctx.needs), values, strict=True):
+            gradients[kind][layer] = value
+        return ctx.network.pull_back(ctx.tape, gradients), None, None
+
+
+def _kept(maps: Tensor, step: Step) -> Tensor | None:
+    if step.kept == "nothing":
+        return None
+    return maps if step.kept == "values" else maps.to(torch.bool)
+
+
+def _pairs(needs: Needs) -> list[tuple[str, str]]:
+    return [(kind, layer) for kind, layers in needs.items() for layer in layers]

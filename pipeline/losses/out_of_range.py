@@ -1,0 +1,26 @@
+"""Range loss: squared distances of pixel values from [0, 1], which a picture file can hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.losses.term import ImageTerm
+from pipeline.runtime.summation import total
+from pipeline.settings import Section, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class OutOfRange(ImageTerm):
+    """Crowson's CLIP-guided diffusion, 2021. **Differs:** the paper leaves the image free."""
+
+    name, order, weight_key = "out_of_range", 40, "range_weight"
+    sufficient = False
+
+    class Settings(Section):
+        range_weight: Weight = 0.0
+
+    def loss(self, image: Tensor) -> Tensor:
+        """Returns the mean squared distance of all values from [0, 1]; 0 for a picture."""
+        return total((image - image.clamp(0, 1)).square()) / image.numel()

@@ -1,0 +1,56 @@
+"""Style loss: squared differences of Gram matrices (Gatys et al. 2016, eq. 3 to 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.losses.term import LayerTerm, LayerWeights, LossConvention
+from pipeline.runtime.summation import total
+from pipeline.settings import Section, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StyleLoss(LayerTerm):
+    """β Σ_l w_l E_l, where E_l compares the Gram matrix with that of the style image.
+
+    The style image may have any size: Gram matrices are divided by the number of positions.
+    """
+
+    name, order = "style", 20
+    statistic, image_roles = "gram_matrix", ("style",)
+    weight_key, layers_key = "style_weight", "style_layers"
+
+    class Settings(Section):
+        style_layers: LayerWeights
+        style_weight: Weight
+        convention: LossConvention = "mean"
+
+    def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
+        """Returns the loss of a layer with Gram matrix G and target A, both (C, C).
+
+        ``paper``: 1 / (4 N²) Σ (G − A)² (eq. 4, whose 1 / M² is in the Gram matrices).
+        ``mean``: 1 / N² Σ (G − A)².
+        """
+        squares = total((value - target).square())
+        return squares / ((4 if self.settings["convention"] == "paper" else 1) * filters**2)
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Returns the correlations of filters G_ij = (1/M) Σ_k F_ik F_jk (Gatys et al. 2016, eq. 3).
+
+    This is the definition; a run computes it in chunks (``networks.frozen.statistics``).
+
+    **Differs:** divided by the number of positions M, so that pictures of different sizes can be
+    compared. Where both have one size, this is the constant 1 / M² that the paper has in eq. 4.
+
+    Args:
+        features: F, (1, C, H', W') activations after ReLU.
+
+    Returns:
+        (C, C), symmetric, positive semi-definite, float32 or more precise.
+    """
+    exact = features if features.dtype.itemsize >= 4 else features.float()
+    maps = exact.flatten(start_dim=2).squeeze(0)
+    return maps @ maps.T / maps.shape[1]

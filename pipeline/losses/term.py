@@ -1,0 +1,190 @@
+"""The base classes of loss terms, and the types of their settings.
+
+A term is one module of this package that defines a subclass of ``LayerTerm`` or ``ImageTerm``, or
+of ``LossTerm`` itself; ``loss_terms`` finds it. Its settings are keys of an experiment in
+params.yaml. The module imports torch for annotations alone, since reading params.yaml must not
+wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator
+
+from pipeline.errors import UserError
+from pipeline.networks.layers import LAYERS, Needs, check_layers
+from pipeline.settings import Section, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.networks.frozen.statistics import Statistics
+
+    Collect = Callable[[Tensor, Needs], Statistics]
+
+WHOLE = ""
+"""The one part of a term that has no parts of its own."""
+
+
+class LossTerm:
+    """One term of the total loss: its weight times the weighted sum of its parts.
+
+    Args:
+        settings: of an experiment; the term takes the keys of its ``Settings``.
+
+    Attributes:
+        name: its column in the history.
+        order: its place in the sum and in the history.
+        Settings: its keys of params.yaml.
+        weight_key, layers_key: the keys of its weight and, if it has layers, of theirs.
+        image_roles: the input pictures, ``content`` or ``style``, that its targets come from.
+        sufficient: whether an experiment may have this term alone; not if every picture is a
+            minimum of it.
+        weight: the factor of the whole term.
+        part_weights: {part: its weight w_l}; a part is a layer, or ``WHOLE``.
+        targets: {part: its target}.
+    """
+
+    name: ClassVar[str]
+    order: ClassVar[int]
+    Settings: ClassVar[type[Section]]
+    weight_key: ClassVar[str]
+    layers_key: ClassVar[str] = ""
+    image_roles: ClassVar[tuple[str, ...]] = ()
+    sufficient: ClassVar[bool] = True
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        own = {key: settings[key] for key in self.Settings.model_fields if key in settings}
+        self.settings = self.Settings.model_validate(own).model_dump()
+        self.weight: float = self.settings[self.weight_key]
+        layers = self.settings[self.layers_key] if self.layers_key else {WHOLE: 1.0}
+        self.part_weights: dict[str, float] = layers
+        self.targets: dict[str, Tensor] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether the term adds to the total loss."""
+        return bool(self.weight * sum(self.part_weights.values()))
+
+    @property
+    def named_parts(self) -> list[str]:
+        """The parts with columns of their own, which are recorded even if the weight is 0."""
+        return [part for part in self.part_weights if part != WHOLE]
+
+    @property
+    def needs(self) -> Needs:
+        """The statistics that ``parts`` needs of the image, and ``set_targets`` of the pictures."""
+        return {}
+
+    def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
+        """Computes ``targets``.
+
+        Args:
+            images: {role: (1, 3, H, W) float32, RGB in [0, 1]}.
+            collect: returns the statistics of an image.
+        """
+
+    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+        """Returns {part: its loss}, scalars before any weight.
+
+        Args:
+            image: (1, 3, H, W) float32, RGB, 0 black and 1 white.
+            statistics: of the image, {kind: {layer: value}}; what the term needs, or more.
+        """
+        raise NotImplementedError
+
+
+class ImageTerm(LossTerm):
+    """A term that depends on the pixels alone."""
+
+    def loss(self, image: Tensor) -> Tensor:
+        """Returns the loss of a (1, 3, H, W) float32 image, a scalar."""
+        raise NotImplementedError
+
+    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+        return {WHOLE: self.loss(image)}
+
+
+class LayerTerm(LossTerm):
+    """A term that compares a statistic of some layers with that of an input picture.
+
+    Attributes:
+        statistic: its kind, a key of ``networks.frozen.statistics.STATISTICS``.
+    """
+
+    statistic: ClassVar[str]
+
+    def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
+        """Returns the loss of a layer, a scalar.
+
+        Args:
+            value, target: its statistic in the image and in the input picture.
+            filters: N, VGG-19's number of filters in the layer. A small network has the same sums
+                of squares in fewer channels (``pipeline.networks.small_vgg``).
+        """
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> Needs:
+        return {self.statistic: tuple(self.part_weights)}
+
+    def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
+        (role,) = self.image_roles
+        self.targets = collect(images[role], self.needs)[self.statistic]
+
+    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
+        values = statistics[self.statistic]
+        return {
+            layer: self.loss(values[layer], self.targets[layer], LAYERS[layer].channels_out)
+            for layer in self.part_weights
+        }
+
+
+def merged_needs(terms: Iterable[LossTerm]) -> Needs:
+    """Returns the statistics that any of the terms needs, each once."""
+    merged: dict[str, tuple[str, ...]] = {}
+    for term in terms:
+        for kind, layers in term.needs.items():
+            merged[kind] = tuple(dict.fromkeys([*merged.get(kind, ()), *layers]))
+    return merged
+
+
+def _equal_weights(layers: Any) -> Any:
+    """Gives the layers of a list equal weights that add up to 1: the paper's w_l = 1/5."""
+    if isinstance(layers, str):
+        raise ValueError(f"a list is needed. Write [{layers}]")
+    if not isinstance(layers, list) or not all(isinstance(name, str) for name in layers):
+        return layers
+    if len(set(layers)) < len(layers):
+        raise ValueError("a layer stands twice. Give it a larger weight: {conv4_2: 2.0}")
+    return {name: 1 / len(layers) for name in layers}
+
+
+def _known_layers(layers: dict[str, float]) -> dict[str, float]:
+    """Refuses unknown layers, and puts the others into the network's order."""
+    try:
+        check_layers(layers)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return {name: layers[name] for name in LAYERS if name in layers}
+
+
+def _known_convention(name: str) -> str:
+    if name not in CONVENTIONS:
+        raise ValueError(f"{name!r} is none of {', '.join(CONVENTIONS)}")
+    return name
+
+
+LayerWeights = Annotated[
+    dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
+]
+"""{layer: weight}; in params.yaml also a list of layers."""
+LossConvention = Annotated[str, AfterValidator(_known_convention)]
+CONVENTIONS = "mean", "paper"
+"""Constants of the content and style losses, and with them of their weights: means of squared
+differences, as in the authors' code, or the equations as printed. ``paper`` needs a content weight
+that is smaller by 2 N M, a factor that grows with the picture; with ``mean`` one ratio α/β serves
+every size. The paper prints ratios from 1e-4 to 1e-1 under its figures; with our rescaling, which
+keeps dead filters weak, pictures look so at ratios larger by a factor of 20 to 1000, mostly 100."""
