@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.runtime.summation import total
-
 BLOCKS = 8
 """Parts of the values among which the threads of a CPU divide a sum of rows."""
 
@@ -31,23 +29,19 @@ class History:
     def __init__(self, rows: Tensor, slot: Tensor) -> None:
         self.rows, self.slot = rows, slot
         self.slots = len(rows) // 2
-
-    @property
-    def gradient(self) -> Tensor:
-        """The latest gradient g, (n,)."""
-        return self.rows[-1]
+        self.gradient = rows[-1]
 
     def add_gradient(self, gradient: Tensor) -> None:
         """Stores the new gradient (n,), and y, its difference from the one before."""
-        torch.sub(gradient, self.rows[-1], out=self.rows[self.slots + int(self.slot)])
-        self.rows[-1].copy_(gradient)
+        self._write(self.slots, gradient - self.gradient)
+        self.gradient.copy_(gradient)
 
     def products(self) -> tuple[Tensor, Tensor]:
         """Returns the dot products of all rows with the newest y and with g, each (rows,)."""
         slot = int(self.slot)
         # The slice holds exactly y and g. A list of the two rows would copy them.
-        found = self.rows @ self.rows[self.slots + slot :: self.slots - slot].T
-        with_y, with_g = found.unbind(1)
+        newest = self.rows[self.slots + slot :: self.slots - slot]
+        with_y, with_g = (self.rows @ newest.T).unbind(1)
         return with_y, with_g
 
     def combine(self, coefficients: Tensor) -> Tensor:
@@ -62,13 +56,18 @@ class History:
         torch.mv(self.rows[:, whole:].T, coefficients, out=combination[whole:])
         return combination
 
-    def norm(self, vector: Tensor) -> Tensor:
-        """Returns the L1 norm of a vector (n,), a scalar."""
-        return total(vector.abs())
-
     def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        """Adds ``length`` times the direction to the values (n,), and stores it as the step s."""
-        values.add_(torch.mul(direction, length, out=self.rows[int(self.slot)]))
+        """Adds ``length`` times the direction to the values (n,), and stores it as the step s.
+
+        The direction is overwritten.
+        """
+        step = direction.mul_(length)
+        self._write(0, step)
+        values.add_(step)
+
+    def _write(self, first_row: int, vector: Tensor) -> None:
+        """Copies a vector into the row of the slot, counted from ``first_row``."""
+        self.rows[first_row + int(self.slot)].copy_(vector)
 
 
 class GpuHistory(History):
@@ -77,33 +76,15 @@ class GpuHistory(History):
     Everything but ``add_gradient`` can be captured in a CUDA graph.
     """
 
-    def __init__(self, rows: Tensor, slot: Tensor) -> None:
-        super().__init__(rows, slot)
-        self.difference = torch.zeros_like(self.gradient)
-
-    def add_gradient(self, gradient: Tensor) -> None:
-        torch.sub(gradient, self.gradient, out=self.difference)
-        self.gradient.copy_(gradient)
-
     def products(self) -> tuple[Tensor, Tensor]:
-        self._write(self.slots, self.difference)
+        difference = self.rows.index_select(0, self.slots + self.slot)[0]
         # One product with both vectors takes up to three times as long as two products.
-        return torch.mv(self.rows, self.difference), torch.mv(self.rows, self.gradient)
+        return torch.mv(self.rows, difference), torch.mv(self.rows, self.gradient)
 
     def combine(self, coefficients: Tensor) -> Tensor:
         return torch.mv(self.rows.T, coefficients.to(self.rows))
 
-    def norm(self, vector: Tensor) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(vector, 1)
-        return norm
-
-    def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        step = direction.mul_(length)
-        self._write(0, step)
-        values.add_(step)
-
     def _write(self, first_row: int, vector: Tensor) -> None:
-        """Copies a vector into the row of the slot, counted from ``first_row``."""
         # In deterministic mode torch would sort the indices, in case two were equal.
         mode = torch.get_deterministic_debug_mode()
         torch.set_deterministic_debug_mode("default")

@@ -17,18 +17,6 @@ MAX_FACTOR, MIN_FACTOR, FACTOR_GROWTH = 2.0, 0.25, 1.25
 """Range of ``InverseHessian.factor``, and its growth at a step that did not raise the loss."""
 
 
-class Direction(NamedTuple):
-    """A search direction d as a combination of the rows of ``History``.
-
-    Attributes:
-        coefficients: of the rows, (rows,).
-        slope: gᵀd, a scalar: the derivative of the loss along d.
-    """
-
-    coefficients: Tensor
-    slope: Tensor
-
-
 class InverseHessian(NamedTuple):
     """H, the approximation that the pairs (sᵢ, yᵢ) make of the inverse Hessian, from H₀ = γI.
 
@@ -79,8 +67,7 @@ class InverseHessian(NamedTuple):
     def add_pair(self, products: Tensor) -> None:
         """Adds the pair of the latest step, unless its curvature sᵀy is too small.
 
-        Args:
-            products: dot products of the history's rows with the newest y, (rows,).
+        ``products`` are the dot products of the history's rows with the newest y, (rows,).
         """
         count = len(self.curvatures)
         with_s, with_y, _ = torch.split(products.to(self.inverse_r), [count, count, 1])
@@ -109,8 +96,8 @@ class InverseHessian(NamedTuple):
         self.factor.copy_(torch.where(loss <= self.loss, grown, halved))
         self.loss.copy_(loss)
 
-    def direction(self, products: Tensor, by_mean: bool) -> Direction:
-        """Returns the direction d = −Hg.
+    def direction(self, products: Tensor, by_mean: bool) -> tuple[Tensor, Tensor]:
+        """Returns d = −Hg as coefficients of the history's rows, (rows,), and gᵀd, a scalar.
 
         Args:
             products: dot products of the history's rows with the gradient g, (rows,).
@@ -125,7 +112,7 @@ class InverseHessian(NamedTuple):
         inner = _product(self.y_products, of_y) - with_y
         of_s = _product(self.inverse_r.mT, self.curvatures * of_y + gamma * inner)
         coefficients = torch.cat([-of_s, gamma * of_y, -gamma])
-        return Direction(coefficients, (coefficients * products).sum())
+        return coefficients, (coefficients * products).sum()
 
     def _gamma(self, by_mean: bool) -> Tensor:
         """Returns γ, (1,); 1 without a pair."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
 from pipeline.optim.history import GpuHistory, History
-from pipeline.optim.inverse_hessian import Direction, InverseHessian
+from pipeline.optim.inverse_hessian import InverseHessian
 from pipeline.runtime.cuda_graphs import cuda_graph
+from pipeline.runtime.summation import total
 
 Scaling = Literal["newest", "mean"]
 STEPS_BEFORE_CAPTURE = 2
@@ -98,11 +99,7 @@ class LBFGS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Takes one step and returns the loss before it.
-
-        Args:
-            closure: computes the loss and its gradient, and returns the loss.
-        """
+        """Takes one step, and returns the loss before it, which the closure has returned."""
         closure = torch.enable_grad()(closure)
         loss = closure()
         first = not self.state[self.parameter]
@@ -170,31 +167,31 @@ class LBFGS(torch.optim.Optimizer):
         (self._replay or self._move)()
 
     def _move(self, first: bool = False) -> None:
-        direction, length = self._plan_step(first)
-        self._take_step(self.history.combine(direction.coefficients), length)
+        direction, length, _ = self._plan_step(first)
+        self._take_step(direction, length)
 
-    def _plan_step(self, first: bool) -> tuple[Direction, Tensor]:
-        """Returns the direction and the length of the step, a scalar that is 0 for no step."""
+    def _plan_step(self, first: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the direction d, the step's length, which is 0 for no step, and gᵀd."""
         options, state = self.param_groups[0], self.state[self.parameter]
         inverse_hessian = InverseHessian(*(state[name] for name in InverseHessian._fields))
         with_y, with_g = self.history.products()
         inverse_hessian.add_pair(with_y)
         inverse_hessian.adapt_factor(self._loss)
-        direction = inverse_hessian.direction(with_g, options["scaling"] == "mean")
+        coefficients, slope = inverse_hessian.direction(with_g, options["scaling"] == "mean")
         outcome = state["outcome"].fill_(MOVED)
-        outcome.masked_fill_(direction.slope > -options["tolerance_change"], NO_DESCENT)
+        outcome.masked_fill_(slope > -options["tolerance_change"], NO_DESCENT)
         if options["tolerance_grad"]:
             largest = self.history.gradient.abs().amax()
             outcome.masked_fill_(largest <= options["tolerance_grad"], SMALL_GRADIENT)
-        length = (outcome == MOVED).to(direction.slope) * options["lr"]
+        length = (outcome == MOVED).to(slope) * options["lr"]
         if first:
-            length *= (1 / self.history.norm(self.history.gradient)).clamp(max=1)
-        return direction, length
+            length *= (1 / total(self.history.gradient.abs())).clamp(max=1)
+        return self.history.combine(coefficients), length, slope
 
     def _take_step(self, direction: Tensor, length: Tensor) -> None:
         """Moves the parameter, no further than ``largest_step``."""
         bound = self.param_groups[0]["largest_step"] * len(direction)
-        length = torch.minimum(length, bound / self.history.norm(direction)).to(direction)
+        length = torch.minimum(length, bound / total(direction.abs())).to(direction)
         self.history.take_step(self.parameter.view(-1), direction, length)
 
     def _gradient(self) -> Tensor:
@@ -203,22 +200,24 @@ class LBFGS(torch.optim.Optimizer):
 
     def _search(self, closure: Callable[[], Tensor], loss: Tensor, first: bool) -> None:
         """Takes a step whose length satisfies the strong Wolfe conditions."""
-        direction, length = self._plan_step(first)
-        vector = self.history.combine(direction.coefficients)
+        direction, length, slope = self._plan_step(first)
         if length:
-            length.fill_(self._find_length(closure, length, vector, loss, direction.slope))
+            here = float(loss), self.history.gradient, float(slope)
+            length.fill_(self._find_length(closure, float(length), direction, here))
             self.state[self.parameter]["outcome"].fill_(MOVED if length else NO_LENGTH)
-        self._take_step(vector, length)
+        self._take_step(direction, length)
 
     def _find_length(
         self,
         closure: Callable[[], Tensor],
-        length: Tensor,
+        length: float,
         direction: Tensor,
-        loss: Tensor,
-        slope: Tensor,
+        here: tuple[float, Tensor, float],
     ) -> float:
-        """Returns such a length, or 0 if there is none; the parameter keeps its values."""
+        """Returns such a length, or 0 if there is none; the parameter keeps its values.
+
+        ``here`` holds the loss, its gradient and its slope along the direction at length 0.
+        """
         start = self.parameter.clone()
 
         def evaluate(_: Any, t: float, d: Tensor) -> tuple[float, Tensor]:
@@ -227,9 +226,8 @@ class LBFGS(torch.optim.Optimizer):
             self.parameter.copy_(start)
             return evaluation
 
-        here = float(loss), self.history.gradient, float(slope)
         trials = self.param_groups[0]["max_eval"] - 1
         _, _, t, _ = _strong_wolfe(  # type: ignore[no-untyped-call]
-            evaluate, None, float(length), direction, *here, max_ls=trials
+            evaluate, None, length, direction, *here, max_ls=trials
         )
         return float(t)
