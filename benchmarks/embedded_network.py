@@ -34,8 +34,7 @@ from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_smal
 from pipeline.optim.lbfgs import Scaling
 from pipeline.transfer.callbacks import History
 from pipeline.transfer.convergence import Convergence
-from pipeline.transfer.fit import fit
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import StyleTransfer, fit
 
 FOLDER = Path(__file__).resolve().parent / "runs" / "embedded-network"
 

@@ -22,8 +22,7 @@ from pipeline.runtime.precision import fastest_precision
 from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement
 from pipeline.transfer.checkpointing import Checkpointing
 from pipeline.transfer.convergence import Convergence
-from pipeline.transfer.fit import fit
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import StyleTransfer, fit
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:

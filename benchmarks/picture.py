@@ -22,8 +22,7 @@ from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
 from pipeline.transfer.callbacks import History
 from pipeline.transfer.convergence import Convergence
-from pipeline.transfer.fit import fit
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import StyleTransfer, fit
 
 EVALUATIONS, EDGES, STEPS = 500, (512, 1024), 100
 """Evaluations of a picture; its (square) edges in pixels; steps of L-BFGS when timed alone."""

@@ -93,7 +93,12 @@ def test_stages_are_named_as_their_modules() -> None:
 def test_the_core_runs_without_tracking() -> None:
     """A GPU machine may have torch, Lightning and pydantic, and nothing else."""
     blocked = "wandb", "dvc", "pooch", "jinja2", "typer"
-    modules = "losses.objective", "networks.weight_files", "imaging.picture_files", "transfer.fit"
+    modules = (
+        "losses.objective",
+        "networks.weight_files",
+        "imaging.picture_files",
+        "transfer.module",
+    )
     code = "import sys; sys.modules.update(dict.fromkeys({!r})); import {}".format(
         blocked, ", ".join(f"pipeline.{name}" for name in modules)
     )

@@ -1,4 +1,4 @@
-"""Makes the tensors of an experiment from its settings: images, objective, LightningModule."""
+"""Makes the images and the objective of an experiment from its settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ from pipeline.networks.layers import needed_layers
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.module import RunState, StyleTransfer
-
-DAMPING = 0.1
-"""What the step lengths are multiplied by in the second attempt, after a divergence."""
 
 
 class Inputs(NamedTuple):
@@ -36,12 +32,7 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
-    """Reads the pictures of an experiment, resizes them, and makes the image to start from.
-
-    Args:
-        settings: of the experiment.
-        division: what every edge is divided by, for a coarse stage.
-    """
+    """Reads the pictures, resizes them to ``sizes``, and makes the image to start from."""
     size, style_size = sizes(settings, division)
     how = settings.resampling, settings.antialias
     content = resize(to_tensor(read_picture(paths.picture(settings.content))), size, *how)
@@ -54,11 +45,9 @@ def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
 
 
 def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the (H, W) of the content image and of the style image, as an experiment asks.
+    """Returns the (H, W) of the content image and of the style image.
 
-    Args:
-        settings: of the experiment.
-        division: divisor of every edge, rounded down, for a coarse phase.
+    In a coarse phase every edge is divided by ``division`` and rounded down.
     """
     size = _size(settings.content, settings, division)
     own = settings.style_resize == "own"
@@ -81,34 +70,11 @@ def build_objective(
 ) -> Objective:
     """Returns the total loss of an experiment, with its targets, on a device.
 
-    Args:
-        settings: of the experiment.
-        network: the file of weights that the stage backbone wrote; only the layers down to the
-            deepest that a loss term needs are used.
-        inputs: the experiment's images.
-        device, precision: where the network computes, and in what.
+    ``network`` is the file of weights that the stage backbone wrote. Only the layers down to the
+    deepest that a loss term needs are used.
     """
     terms = make_terms(settings.model_dump())
     weights, pooling = load_backbone(network)
     weights = down_to(weights, needed_layers(merged_needs(terms)))
     images = {"content": inputs.content_image.to(device), "style": inputs.style_image.to(device)}
     return Objective(FrozenFeatures(weights, pooling, precision, device), terms, images)
-
-
-def build_module(
-    objective: Objective, settings: Experiment, image: Tensor, run: RunState
-) -> StyleTransfer:
-    """Returns the module that optimises an image by an experiment's L-BFGS.
-
-    In a damped run the steps, and the largest step allowed, are shorter by ``DAMPING``.
-    """
-    factor = DAMPING if run.damped else 1.0
-    lbfgs = settings.lbfgs.model_dump()
-    return StyleTransfer(
-        objective,
-        image,
-        lbfgs={**lbfgs, "lr": lbfgs["lr"] * factor},
-        first_step=settings.first_step,
-        largest_step=settings.largest_step * factor,
-        run=run,
-    )

@@ -11,7 +11,7 @@ import csv
 import errno
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,41 +45,35 @@ class History(pl.Callback):
     Args:
         folder: gets ``history.csv``; the first phase of a run begins a new file.
         convergence: observes every row.
-
-    Attributes:
-        extras: {evaluation: what the loggers get beside its losses}.
     """
 
     def __init__(self, folder: Path, convergence: Convergence) -> None:
         self.folder, self.convergence = folder, convergence
         self.path = folder / HISTORY_FILE
-        self.extras: dict[int, dict[str, Any]] = {}
         self.columns: list[str] = []
         self.pending: list[tuple[int, int, torch.Tensor]] = []
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        transfer = _transfer(module)
+    def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.columns = ["evaluation", "iteration", *transfer.objective.names, "gradient_norm"]
-        if transfer.run.total_evaluations:
+        self.columns = ["evaluation", "iteration", *module.objective.names, "gradient_norm"]
+        if module.run.total_evaluations:
             return
-        transfer.run.files.append(HISTORY_FILE)
+        module.run.files.append(HISTORY_FILE)
         with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
-    def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        transfer = _transfer(module)
-        row = torch.stack([*transfer.losses.values(), total(transfer.gradient.square()).sqrt()])
-        self.pending.append((transfer.run.total_evaluations, transfer.run.iterations, row))
+    def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
+        row = torch.stack([*module.losses.values(), total(module.gradient.square()).sqrt()])
+        self.pending.append((module.run.total_evaluations, module.run.iterations, row))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if _transfer(module).run.iterations % CHECK_INTERVAL == 0:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
+        if module.run.iterations % CHECK_INTERVAL == 0:
             self.flush(trainer, module)
 
-    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         self.flush(trainer, module)
 
-    def flush(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def flush(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         """Reads the pending rows from the device, writes them and logs them.
 
         Raises:
@@ -95,49 +89,41 @@ class History(pl.Callback):
         self.pending.clear()
         self.convergence.observe(rows)
         rows = [row for row in rows if all(map(math.isfinite, row.values()))]
-        phase = _transfer(module).run.phase
+        phase = module.run.phase
         with naming(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(0, os.SEEK_END)
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([phase, *map(_as_text, row.values())] for row in rows)
         for row in rows:
-            extras = self.extras.pop(row["evaluation"], {})
             for logger in trainer.loggers:
-                logger.log_metrics({**_logged_names(row, phase), **extras})
+                _log(logger, self.folder, phase, row)
 
 
 class Intermediates(pl.Callback):
     """Saves the evaluated image at chosen evaluations, as ``intermediates/00050.png`` …
 
-    Args:
-        evaluations: at which to save, counted through all phases.
-        history: gets the pictures for its loggers; they are saved in its folder.
+    The evaluations are counted through all phases. The pictures are in the folder of the history,
+    which sends them to its loggers.
     """
 
     def __init__(self, evaluations: Collection[int], history: History) -> None:
         self.evaluations, self.history = frozenset(evaluations), history
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        folder = _intermediate(self.history.folder, 0).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        if _transfer(module).run.total_evaluations == 0:
-            for of_earlier_run in folder.glob("*.png"):
-                of_earlier_run.unlink()
+    def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
+        _intermediate(self.history.folder, 0).parent.mkdir(parents=True, exist_ok=True)
+        if module.run.total_evaluations == 0:
+            remove_intermediates(self.history.folder)
 
-    def on_after_backward(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        transfer = _transfer(module)
-        evaluation = transfer.run.total_evaluations
+    def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
+        evaluation = module.run.total_evaluations
         if evaluation not in self.evaluations:
             return
         file = _intermediate(self.history.folder, evaluation)
         if not file.parent.is_dir():  # write_png would make it, without the earlier pictures
             raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(file.parent))
-        loss = float(transfer.losses["total"])
-        text = {"Evaluation": str(evaluation), "Loss": f"{loss:.9g}"}
-        write_png(to_picture(transfer.evaluated), file, text)
-        transfer.run.files.append(file.relative_to(self.history.folder).as_posix())
-        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-            self.history.extras[evaluation] = _logged_picture(file, evaluation, loss)
+        text = {"Evaluation": str(evaluation), "Loss": _as_text(float(module.losses["total"]))}
+        write_png(to_picture(module.evaluated), file, text)
+        module.run.files.append(file.relative_to(self.history.folder).as_posix())
 
 
 class Refinement(pl.Callback):
@@ -169,20 +155,19 @@ class Refinement(pl.Callback):
         return {"evaluations": self.evaluations, "total": self.total}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.evaluations, self.total = state_dict["evaluations"], state_dict["total"]
+        vars(self).update(state_dict)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        transfer = _transfer(module)
-        evaluations = transfer.run.evaluations
-        if transfer.precision == "float32" or evaluations - self.evaluations < self.EVALUATIONS:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
+        evaluations = module.run.evaluations
+        if module.precision == "float32" or evaluations - self.evaluations < self.EVALUATIONS:
             return
         if self.history is not None:
             self.history.flush(trainer, module)
             if self.history.convergence.divergence:
                 return
-        total = float(transfer.losses["total"])
+        total = float(module.losses["total"])
         if total > (1 - self.GAIN) * self.total:
-            transfer.objective = self.float32_objective()
+            module.objective = self.float32_objective()
             if self.history is not None:
                 self.history.convergence.change_precision()
             print(f"evaluation {evaluations}: {total:.4g}, on in float32 from here")
@@ -192,60 +177,49 @@ class Refinement(pl.Callback):
 class Progress(pl.Callback):
     """Reports how far the run is, at each ``CHECK_INTERVAL``-th iteration.
 
-    A GPU has to be waited for to read a loss, so not at each.
-
-    Args:
-        report: is called with ``title``, the evaluations done, ``budget``, and the total loss.
-        title: the experiment, and the phase unless it is the main one.
-        budget: evaluations of the phase.
+    A GPU has to be waited for to read a loss, so not at each. ``report`` is called with the title,
+    the evaluations done, the budget of the phase, and the total loss.
     """
 
     def __init__(self, report: ReportProgress, title: str, budget: int) -> None:
         self.report, self.title, self.budget = report, title, budget
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        transfer = _transfer(module)
-        if transfer.run.iterations % CHECK_INTERVAL == 0:
-            loss = float(transfer.losses["total"])
-            self.report(self.title, transfer.run.evaluations, self.budget, loss)
+    def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
+        if module.run.iterations % CHECK_INTERVAL == 0:
+            loss = float(module.losses["total"])
+            self.report(self.title, module.run.evaluations, self.budget, loss)
 
 
 def log_again(logger: Logger, folder: Path) -> None:
-    """Sends the losses and intermediates of an interrupted run to the logger of its continuation.
-
-    Args:
-        logger: new to the run.
-        folder: with the files of the run.
-    """
+    """Sends the losses and intermediates of an interrupted run to a new logger."""
     with (folder / HISTORY_FILE).open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             phase = row.pop("stage")
-            logged = _logged_names({name: float(value) for name, value in row.items()}, phase)
-            evaluation = int(row["evaluation"])
-            picture = _intermediate(folder, evaluation)
-            if picture.is_file() and isinstance(logger, WandbLogger):
-                logged |= _logged_picture(picture, evaluation, float(row["total"]))
-            logger.log_metrics(logged)
+            _log(logger, folder, phase, {name: float(value) for name, value in row.items()})
+
+
+def remove_intermediates(folder: Path) -> None:
+    """Removes the intermediate images of an earlier run, or of the part of a run that is lost."""
+    for picture in _intermediate(folder, 0).parent.glob("*.png"):
+        picture.unlink()
 
 
 def _intermediate(folder: Path, evaluation: int) -> Path:
     return folder / "intermediates" / f"{evaluation:05d}.png"
 
 
-def _logged_picture(file: Path, evaluation: int, loss: float) -> dict[str, Any]:
-    caption = f"evaluation {evaluation}, total loss {loss:.4g}"
-    return {"intermediate": wandb_image(file, caption)}
-
-
-def _transfer(module: pl.LightningModule) -> StyleTransfer:
-    assert isinstance(module, StyleTransfer)
-    return module
-
-
-def _logged_names(row: dict[str, Any], phase: str) -> dict[str, Any]:
-    if phase == "main":
-        return row
-    return {name if name == "evaluation" else f"{phase}/{name}": row[name] for name in row}
+def _log(logger: Logger, folder: Path, phase: str, row: Mapping[str, float]) -> None:
+    """Logs a row of the history, and the intermediate image of its evaluation if there is one."""
+    prefix = "" if phase == "main" else f"{phase}/"
+    logged: dict[str, Any] = {
+        name if name == "evaluation" else f"{prefix}{name}": value for name, value in row.items()
+    }
+    evaluation = int(row["evaluation"])
+    picture = _intermediate(folder, evaluation)
+    if isinstance(logger, WandbLogger) and picture.is_file():
+        caption = f"evaluation {evaluation}, total loss {row['total']:.4g}"
+        logged["intermediate"] = wandb_image(picture, caption)
+    logger.log_metrics(logged)
 
 
 def _as_text(value: float | int) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from pipeline.files import naming
 from pipeline.records.checkpoints import Checkpoints
-from pipeline.transfer.callbacks import History
+from pipeline.transfer.callbacks import History, log_again, remove_intermediates
 from pipeline.transfer.module import StyleTransfer
 
 MAX_TIME_SHARE = 0.005
@@ -37,7 +38,7 @@ class Checkpointing(pl.Callback):
         self.interrupted = False
         self.previous_handler: Any = None
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         """Makes an interrupt wait for the end of the step, where the run can be saved."""
         self.previous_handler = signal.signal(signal.SIGINT, self._note_interrupt)
 
@@ -46,13 +47,13 @@ class Checkpointing(pl.Callback):
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if self.interrupted or time.monotonic() - self.last_saved >= self.interval:
             self.save(trainer, module)
         self._raise_interrupt()
 
     def on_exception(
-        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+        self, trainer: pl.Trainer, module: StyleTransfer, exception: BaseException
     ) -> None:
         # Lightning raises SIGTERMException between two steps, where the run can be saved.
         if isinstance(exception, SIGTERMException):
@@ -62,7 +63,7 @@ class Checkpointing(pl.Callback):
         if trainer.received_sigterm and not isinstance(exception, SIGTERMException):
             raise SIGTERMException
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: pl.Trainer, module: StyleTransfer, stage: str) -> None:
         if self.previous_handler is not None:
             signal.signal(signal.SIGINT, self.previous_handler)
         self._raise_interrupt()
@@ -72,13 +73,12 @@ class Checkpointing(pl.Callback):
             self.interrupted = False
             raise KeyboardInterrupt
 
-    def save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def save(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         """Writes a checkpoint between two steps, unless the run has diverged or the disk is full.
 
         Raises:
             FileNotFoundError: a file of the run is missing, so that it cannot be completed.
         """
-        assert isinstance(module, StyleTransfer)
         self.history.flush(trainer, module)
         if self.history.convergence.divergence:
             return  # the previous checkpoint leads to the same best image
@@ -103,10 +103,29 @@ class Checkpointing(pl.Callback):
         self.interval = max(self.every, duration / MAX_TIME_SHARE) if self.every else 0.0
 
 
-def restore(
-    state: MutableMapping[str, Any], module: StyleTransfer, callbacks: Iterable[pl.Callback]
-) -> None:
-    """Loads the state of a checkpoint into a module and its callbacks; takes the optimizer's out.
+def load_checkpoint(
+    checkpoints: Checkpoints, folder: Path, logger: Logger
+) -> dict[str, Any] | None:
+    """Returns the state of the newest checkpoint, or None.
+
+    Restores the files in the run's folder, removes later intermediates, and sends the losses so
+    far to the logger, which is new.
+    """
+    checkpoint = checkpoints.load()
+    if checkpoint is None:
+        return None
+    remove_intermediates(folder)
+    for name, content in checkpoint.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path):
+            path.write_bytes(content)
+    log_again(logger, folder)
+    return checkpoint.state
+
+
+def restore(state: dict[str, Any], module: StyleTransfer, callbacks: Iterable[pl.Callback]) -> None:
+    """Loads a state into a module and its callbacks, and takes the optimizer's state out of it.
 
     L-BFGS gets its large state when the module is fitted.
     """
@@ -114,14 +133,3 @@ def restore(
     module.optimizer_state = state.pop("optimizer")
     for callback in callbacks:
         callback.load_state_dict(state["callbacks"][callback.state_key])
-
-
-def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Writes the files of a checkpoint into the run's folder, and removes later intermediates."""
-    for other in folder.glob("intermediates/*.png"):
-        other.unlink()
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path):
-            path.write_bytes(content)

@@ -25,12 +25,7 @@ PRECISION_TOLERANCE = 1.05
 
 
 class StopReason(NamedTuple):
-    """Why a phase ended.
-
-    Attributes:
-        kind: ``budget``, ``early stop``, ``standstill`` or ``divergence``.
-        reason: the details, in words.
-    """
+    """Why a phase ended: ``budget``, ``early stop``, ``standstill`` or ``divergence``, in words."""
 
     kind: str
     reason: str
@@ -45,12 +40,7 @@ class Convergence(pl.Callback):
 
     ``History`` passes on the losses whenever it reads them from the device. Decisions are taken
     only at each ``CHECK_INTERVAL``-th iteration, so that a resumed run ends where it would have
-    ended without the interruption.
-
-    Args:
-        evaluations: the budget, which the last step of a line search may exceed.
-        early_stop: ends the phase when so many evaluations lower the lowest total loss by less
-            than a fraction of it; None: never.
+    ended without the interruption. The last step of a line search may exceed the budget.
 
     Attributes:
         stop_reason: why the phase ends before its budget is used; None while it goes on.
@@ -63,8 +53,6 @@ class Convergence(pl.Callback):
     """
 
     def __init__(self, evaluations: int, early_stop: EarlyStop | None = None) -> None:
-        self.evaluations = evaluations
-        self.early_stop = (early_stop.evaluations, early_stop.gain) if early_stop else None
         self.stop_reason: StopReason | None = None
         self.divergence = ""
         self.any_finite = False
@@ -75,17 +63,17 @@ class Convergence(pl.Callback):
         self.latest = (-1, math.nan)
         self.best_image: Tensor | None = None
         self.best_total: Tensor | None = None
-        self._attributes = tuple(vars(self))  # Lightning adds others
+        self._saved = tuple(vars(self))  # Lightning adds others
+        self.evaluations, self.early_stop = evaluations, early_stop
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the attributes, as tensors and plain values."""
-        state = {name: getattr(self, name) for name in self._attributes}
+        state = {name: getattr(self, name) for name in self._saved}
         return {**state, "stop_reason": tuple(self.stop_reason or ())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
-        reason = state_dict["stop_reason"]
-        self.stop_reason = StopReason(*reason) if reason else None
+        self.stop_reason = StopReason(*self.stop_reason) if self.stop_reason else None
 
     def restart(self) -> None:
         """Lets the phase go on after a divergence."""
@@ -97,9 +85,8 @@ class Convergence(pl.Callback):
         if self.best_total is not None:
             self.best_total = self.best_total * PRECISION_TOLERANCE
 
-    def on_after_backward(self, _: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_after_backward(self, _: pl.Trainer, module: StyleTransfer) -> None:
         """Keeps the image if it is the best one, without waiting for a GPU to read its loss."""
-        assert isinstance(module, StyleTransfer)
         total, image = module.losses["total"], module.evaluated
         if self.best_image is None or self.best_total is None:
             self.best_image, self.best_total = image.clone(), torch.full_like(total, math.inf)
@@ -111,11 +98,11 @@ class Convergence(pl.Callback):
     def observe(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Takes in evaluations in their order, each a row of the history by column."""
         for row in rows:
-            if self.divergence:
-                return
-            self._observe(int(row["evaluation"]), int(row["iteration"]), row)
+            if not self.divergence:
+                self._observe(row)
 
-    def _observe(self, evaluation: int, iteration: int, row: Mapping[str, float]) -> None:
+    def _observe(self, row: Mapping[str, float]) -> None:
+        evaluation, iteration = int(row["evaluation"]), int(row["iteration"])
         total = row["total"]
         if math.isnan(self.first_total):
             self.first_total = total
@@ -146,23 +133,20 @@ class Convergence(pl.Callback):
     def _check_gain(self, evaluation: int) -> None:
         if self.early_stop is None or self.stop_reason:
             return
-        if self.window is None:
-            self.window = evaluation, self.lowest_total
+        self.window = self.window or (evaluation, self.lowest_total)
         first, lowest = self.window
-        count, least_gain = self.early_stop
-        if evaluation - first < count:
+        if evaluation - first < self.early_stop.evaluations:
             return
         gain = 1 - self.lowest_total / lowest if lowest else 0.0
-        if gain < least_gain:
+        if gain < self.early_stop.gain:
             self.stop_reason = StopReason(
                 "early stop",
                 f"evaluations {first} to {evaluation} took {gain:.2%} off the loss, less than "
-                f"early_stop asks for ({least_gain:.2%})",
+                f"early_stop asks for ({self.early_stop.gain:.2%})",
             )
         self.window = evaluation, self.lowest_total
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(module, StyleTransfer)
+    def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if module.run.iterations % CHECK_INTERVAL == 0:
             self._raise_if_diverged()
             exact = module.precision == "float32"  # otherwise Refinement acts on a standstill

@@ -54,9 +54,6 @@ class Demand(NamedTuple):
     Attributes:
         size, style_size: (H, W) of the image and of the style image.
         channels: {layer: its channels}, of the network, first to last.
-        needs: {kind of statistic: layers}, of the loss.
-        history_size: of L-BFGS.
-        precision, pooling: of the network.
         original: pixels of the larger picture as it is read.
         reserved: what the device's allocator takes per byte that a run asks for.
     """
@@ -157,15 +154,9 @@ def check_memory(settings: Experiment, device: torch.device, precision: Precisio
 
 
 def check_fits(demand: Demand, free: int, edge: int) -> None:
-    """Refuses a run that needs more memory than is free.
+    """Raises ``UserError`` with the sizes that fit, if a run needs more than the free bytes.
 
-    Args:
-        demand: of the run.
-        free: bytes.
-        edge: the size of the run in pixels, as the setting ``size`` counts it.
-
-    Raises:
-        UserError: it does not fit; with the sizes that do.
+    ``edge`` is the size of the run in pixels, as the setting ``size`` counts it.
     """
     needed = estimate(demand)
     if needed <= free:

@@ -1,13 +1,15 @@
-"""The LightningModule whose one parameter is the generated image, and the state of its run."""
+"""The LightningModule whose one parameter is the generated image, its fit, and its run's state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from pipeline.losses.evaluator import Evaluator
@@ -15,6 +17,7 @@ from pipeline.losses.objective import Objective
 from pipeline.optim.image_variable import to_image, to_variable, variable_scale
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.trainer import run as run_trainer
 
 
 @dataclass
@@ -23,7 +26,6 @@ class RunState:
 
     Attributes:
         start: the image that the current phase began with, (1, 3, H, W) float32, RGB in [0, 1].
-        phase: name of the current phase.
         earlier_evaluations: evaluations of the objective in all earlier phases.
         evaluations, float32_evaluations: those in the current phase, and those in float32.
         iterations: steps of the optimizer in the current phase.
@@ -64,7 +66,7 @@ class StyleTransfer(pl.LightningModule):
         lbfgs: options of ``optim.lbfgs.LBFGS``.
         first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
         largest_step: the largest mean distance that any step may move a pixel.
-        run: the state of the run, which the module updates; by default that of a new run.
+        run: updated by the module; by default a new one.
 
     Attributes:
         objective: may be replaced between two steps.
@@ -143,3 +145,36 @@ class StyleTransfer(pl.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
         return optimizer
+
+
+def fit(
+    module: StyleTransfer,
+    callbacks: Sequence[pl.Callback],
+    evaluations: int,
+    logger: Logger | None = None,
+    deterministic: bool = True,
+) -> pl.Trainer:
+    """Optimises the image on the device of its objective, and returns the trainer.
+
+    Args:
+        module: with the image and the objective.
+        callbacks: called in this order; ``Convergence`` among them.
+        evaluations: the budget.
+        logger: of the trainer, for the callbacks.
+        deterministic: allow only operations that give the same result twice.
+
+    Raises:
+        DivergedError: the loss diverged.
+        SystemExit: 143 after SIGTERM, 130 after an interrupt.
+    """
+    return run_trainer(
+        module,
+        next(module.objective.buffers()).device,
+        data=itertools.repeat(0),  # the module does not look into its batches
+        precision="32-true",
+        max_steps=evaluations,
+        callbacks=list(callbacks),
+        logger=logger or False,
+        deterministic=deterministic,
+        enable_checkpointing=False,
+    )

@@ -18,27 +18,14 @@ from pipeline.errors import UserError
 from pipeline.imaging.tensors import enlarge, to_picture, to_tensor
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run
-from pipeline.transfer.build import (
-    DAMPING,
-    Inputs,
-    build_module,
-    build_objective,
-    read_inputs,
-    sizes,
-)
-from pipeline.transfer.callbacks import (
-    History,
-    Intermediates,
-    Progress,
-    Refinement,
-    ReportProgress,
-    log_again,
-)
-from pipeline.transfer.checkpointing import Checkpointing, restore, write_files
+from pipeline.transfer.build import Inputs, build_objective, read_inputs, sizes
+from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement, ReportProgress
+from pipeline.transfer.checkpointing import Checkpointing, load_checkpoint, restore
 from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
-from pipeline.transfer.fit import fit
-from pipeline.transfer.module import RunState, StyleTransfer
+from pipeline.transfer.module import RunState, StyleTransfer, fit
 
+DAMPING = 0.1
+"""What the step lengths are multiplied by in the second attempt, after a divergence."""
 COARSE = {"quarter": 4, "half": 2}
 """Phases of the schedule ``coarse_to_fine``, and the divisors of the full size."""
 MIN_COARSE_EDGE = 32
@@ -47,14 +34,7 @@ too few positions."""
 
 
 class Phase(NamedTuple):
-    """A part of a run.
-
-    Attributes:
-        name: in the history.
-        network: file of the network's weights.
-        evaluations: the budget.
-        division: divisor of the edges of the full size.
-    """
+    """A part of a run: ``division`` is the divisor of the edges of the full size."""
 
     name: str
     network: Path
@@ -68,8 +48,7 @@ class Result(NamedTuple):
     Attributes:
         image: (1, 3, H, W) float32, RGB in [0, 1] but not clamped, on the run's device.
         objective: of the main phase, in float32.
-        state: of the run at its end.
-        stop_reason: why the main phase ended.
+        state, stop_reason: at the end of the main phase.
     """
 
     image: Tensor
@@ -102,8 +81,10 @@ class PhasedRun:
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
         phases = phases_of(self.settings)
-        saved = self._load_checkpoint()
+        saved = load_checkpoint(self.run.checkpoints, self.folder, self.logger)
         if saved is not None:
+            self.state = RunState(**saved["run"])
+            print(f"{self.name}: goes on after evaluation {self.state.total_evaluations}")
             names = [phase.name for phase in phases]
             phases = phases[names.index(self.state.phase) :]
         image: Tensor | None = None
@@ -125,17 +106,6 @@ class PhasedRun:
         assert image is not None
         return Result(image, objective, self.state, stop_reason)
 
-    def _load_checkpoint(self) -> dict[str, Any] | None:
-        """Returns the state of the newest checkpoint, if there is one, and writes its files."""
-        checkpoint = self.run.checkpoints.load()
-        if checkpoint is None:
-            return None
-        write_files(checkpoint.files, self.folder)
-        log_again(self.logger, self.folder)
-        self.state = RunState(**checkpoint.state["run"])
-        print(f"{self.name}: goes on after evaluation {self.state.total_evaluations}")
-        return checkpoint.state
-
     def _optimise_phase(
         self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None
     ) -> tuple[StyleTransfer, Objective, StopReason]:
@@ -148,7 +118,7 @@ class PhasedRun:
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
         precision = saved["precision"] if saved else self.run.precision
         objective = exact() if precision == "float32" else build(precision)
-        module = build_module(objective, settings, state.start, state)
+        module = self._build_module(objective, state.start)
         convergence = Convergence(phase.evaluations, settings.early_stop)
         history = History(self.folder, convergence)
         refinement = Refinement(exact, history)
@@ -177,7 +147,7 @@ class PhasedRun:
             )
             print(f"{self.name}: {state.notes[-1]}")
             state.damped = True
-            module = build_module(module.objective, settings, module.image.detach(), state)
+            module = self._build_module(module.objective, module.image.detach())
             convergence.restart()
             refinement.restart()
         stop_reason = (
@@ -186,6 +156,14 @@ class PhasedRun:
             or StopReason("budget", f"all {phase.evaluations} evaluations were used")
         )
         return module, exact(), stop_reason
+
+    def _build_module(self, objective: Objective, image: Tensor) -> StyleTransfer:
+        """Returns a module that begins with an image; with ``DAMPING`` if the run is damped."""
+        settings, factor = self.settings, DAMPING if self.state.damped else 1.0
+        lbfgs = settings.lbfgs.model_dump()
+        lbfgs["lr"] *= factor
+        largest_step = settings.largest_step * factor
+        return StyleTransfer(objective, image, lbfgs, settings.first_step, largest_step, self.state)
 
 
 def phases_of(settings: Experiment) -> list[Phase]:

@@ -18,8 +18,7 @@ from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
 from pipeline.transfer.callbacks import History, Intermediates, Refinement
 from pipeline.transfer.convergence import Convergence
-from pipeline.transfer.fit import fit
-from pipeline.transfer.module import StyleTransfer
+from pipeline.transfer.module import StyleTransfer, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
