@@ -19,7 +19,7 @@ from pipeline.config.schema import Tracking
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.precision import fastest_precision
-from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement
+from pipeline.transfer.callbacks import History, Progress, Refinement
 from pipeline.transfer.checkpointing import Checkpointing
 from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.module import StyleTransfer, fit
@@ -35,11 +35,10 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder, tracking = Path(name), Tracking(mode="offline")
         convergence = Convergence(count)
-        history = History(folder, convergence)
+        history = History(folder, convergence, [1, 10, 25, 50, 100, 200])
         callbacks = [
             history,
             convergence,
-            Intermediates([1, 10, 25, 50, 100, 200], history),
             Refinement(lambda: objective, history),
             Progress(lambda *_: None, "run", count),
             Checkpointing(Checkpoints("run", 16 * "0"), CheckpointOptions().every, history),

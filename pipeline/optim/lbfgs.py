@@ -199,25 +199,8 @@ class LBFGS(torch.optim.Optimizer):
         return self.parameter.grad.reshape(-1)
 
     def _search(self, closure: Callable[[], Tensor], loss: Tensor, first: bool) -> None:
-        """Takes a step whose length satisfies the strong Wolfe conditions."""
+        """Takes a step whose length satisfies the strong Wolfe conditions, if there is one."""
         direction, length, slope = self._plan_step(first)
-        if length:
-            here = float(loss), self.history.gradient, float(slope)
-            length.fill_(self._find_length(closure, float(length), direction, here))
-            self.state[self.parameter]["outcome"].fill_(MOVED if length else NO_LENGTH)
-        self._take_step(direction, length)
-
-    def _find_length(
-        self,
-        closure: Callable[[], Tensor],
-        length: float,
-        direction: Tensor,
-        here: tuple[float, Tensor, float],
-    ) -> float:
-        """Returns such a length, or 0 if there is none; the parameter keeps its values.
-
-        ``here`` holds the loss, its gradient and its slope along the direction at length 0.
-        """
         start = self.parameter.clone()
 
         def evaluate(_: Any, t: float, d: Tensor) -> tuple[float, Tensor]:
@@ -226,8 +209,12 @@ class LBFGS(torch.optim.Optimizer):
             self.parameter.copy_(start)
             return evaluation
 
-        trials = self.param_groups[0]["max_eval"] - 1
-        _, _, t, _ = _strong_wolfe(  # type: ignore[no-untyped-call]
-            evaluate, None, length, direction, *here, max_ls=trials
-        )
-        return float(t)
+        if length:
+            here = float(loss), self.history.gradient, float(slope)
+            trials = self.param_groups[0]["max_eval"] - 1
+            _, _, t, _ = _strong_wolfe(  # type: ignore[no-untyped-call]
+                evaluate, None, float(length), direction, *here, max_ls=trials
+            )
+            length.fill_(float(t))
+            self.state[self.parameter]["outcome"].fill_(MOVED if length else NO_LENGTH)
+        self._take_step(direction, length)

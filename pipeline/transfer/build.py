@@ -49,20 +49,19 @@ def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tup
 
     In a coarse phase every edge is divided by ``division`` and rounded down.
     """
-    size = _size(settings.content, settings, division)
-    own = settings.style_resize == "own"
-    return size, _size(settings.style, settings, division) if own else size
+
+    def size(name: str) -> tuple[int, int]:
+        height, width = scaled_size(picture_size(name), settings.size_edge, settings.size)
+        return max(1, height // division), max(1, width // division)
+
+    content_size = size(settings.content)
+    return content_size, size(settings.style) if settings.style_resize == "own" else content_size
 
 
 def picture_size(name: str) -> tuple[int, int]:
     """Returns the (H, W) of a picture, by its name in the catalogue."""
     with Image.open(paths.picture(name)) as picture:
         return picture.height, picture.width
-
-
-def _size(name: str, settings: Experiment, division: int) -> tuple[int, int]:
-    height, width = scaled_size(picture_size(name), settings.size_edge, settings.size)
-    return max(1, height // division), max(1, width // division)
 
 
 def build_objective(

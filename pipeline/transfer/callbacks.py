@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: loss history, intermediate images, precision, progress bar.
+"""Lightning callbacks of a run: history of losses and images, precision, progress bar.
 
 Lightning calls ``on_after_backward`` once for each evaluation of the objective, with the evaluated
 image and its gradient in place, and ``on_train_batch_end`` once for each step, after the image has
@@ -34,37 +34,54 @@ HISTORY_FILE = "history.csv"
 
 
 class History(pl.Callback):
-    """Writes the losses of every evaluation to a CSV file, and sends them to the loggers.
+    """Saves and logs the losses of every evaluation, and the images of some evaluations.
 
-    Columns: stage (the phase), evaluation (from 1, through all phases), iteration (steps of the
-    phase before it), the losses of ``Objective.names``, and ``gradient_norm``, the L2 norm of
-    ∂total/∂image for RGB in [0, 1]. A row with NaN or infinity is left out. The values of
-    ``CHECK_INTERVAL`` iterations are read from the device at once. Loggers get the losses of
-    phases other than ``main`` as ``PHASE/NAME``: they come from another network or image size.
+    Columns of ``history.csv``: stage (the phase), evaluation (from 1, through all phases),
+    iteration (steps of the phase before it), the losses of ``Objective.names``, and
+    ``gradient_norm``, the L2 norm of ∂total/∂image for RGB in [0, 1]. A row with NaN or infinity
+    is left out. The values of ``CHECK_INTERVAL`` iterations are read from the device at once.
+    Loggers get the losses of phases other than ``main`` as ``PHASE/NAME``: they come from another
+    network or image size.
 
     Args:
-        folder: gets ``history.csv``; the first phase of a run begins a new file.
+        folder: gets ``history.csv`` and ``intermediates/00050.png`` …; the first phase of a run
+            begins anew.
         convergence: observes every row.
+        intermediates: evaluations of which the image is saved, counted through all phases.
     """
 
-    def __init__(self, folder: Path, convergence: Convergence) -> None:
-        self.folder, self.convergence = folder, convergence
+    def __init__(
+        self, folder: Path, convergence: Convergence, intermediates: Collection[int] = ()
+    ) -> None:
+        self.folder, self.convergence, self.intermediates = folder, convergence, intermediates
         self.path = folder / HISTORY_FILE
         self.columns: list[str] = []
         self.pending: list[tuple[int, int, torch.Tensor]] = []
 
     def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _intermediate(self.folder, 0).parent.mkdir(parents=True, exist_ok=True)
         self.columns = ["evaluation", "iteration", *module.objective.names, "gradient_norm"]
         if module.run.total_evaluations:
             return
+        remove_intermediates(self.folder)
         module.run.files.append(HISTORY_FILE)
         with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
     def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         row = torch.stack([*module.losses.values(), total(module.gradient.square()).sqrt()])
-        self.pending.append((module.run.total_evaluations, module.run.iterations, row))
+        evaluation = module.run.total_evaluations
+        self.pending.append((evaluation, module.run.iterations, row))
+        if evaluation in self.intermediates:
+            self._save_image(evaluation, module)
+
+    def _save_image(self, evaluation: int, module: StyleTransfer) -> None:
+        file = _intermediate(self.folder, evaluation)
+        if not file.parent.is_dir():  # write_png would make it, without the earlier pictures
+            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(file.parent))
+        text = {"Evaluation": str(evaluation), "Loss": _as_text(float(module.losses["total"]))}
+        write_png(to_picture(module.evaluated), file, text)
+        module.run.files.append(file.relative_to(self.folder).as_posix())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if module.run.iterations % CHECK_INTERVAL == 0:
@@ -99,42 +116,13 @@ class History(pl.Callback):
                 _log(logger, self.folder, phase, row)
 
 
-class Intermediates(pl.Callback):
-    """Saves the evaluated image at chosen evaluations, as ``intermediates/00050.png`` …
-
-    The evaluations are counted through all phases. The pictures are in the folder of the history,
-    which sends them to its loggers.
-    """
-
-    def __init__(self, evaluations: Collection[int], history: History) -> None:
-        self.evaluations, self.history = frozenset(evaluations), history
-
-    def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        _intermediate(self.history.folder, 0).parent.mkdir(parents=True, exist_ok=True)
-        if module.run.total_evaluations == 0:
-            remove_intermediates(self.history.folder)
-
-    def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        evaluation = module.run.total_evaluations
-        if evaluation not in self.evaluations:
-            return
-        file = _intermediate(self.history.folder, evaluation)
-        if not file.parent.is_dir():  # write_png would make it, without the earlier pictures
-            raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(file.parent))
-        text = {"Evaluation": str(evaluation), "Loss": _as_text(float(module.losses["total"]))}
-        write_png(to_picture(module.evaluated), file, text)
-        module.run.files.append(file.relative_to(self.history.folder).as_posix())
-
-
 class Refinement(pl.Callback):
     """Continues in float32 when a lower precision stops lowering the loss.
 
     Rounded features make the loss rough. Near a minimum the roughness stalls L-BFGS, although the
     float32 loss can still be lowered. The curvature measured so far is kept.
 
-    Args:
-        float32_objective: returns the objective in float32; called at most once.
-        history: is flushed before the loss is judged; its ``Convergence`` is told of the change.
+    The history is flushed before the loss is judged; its ``Convergence`` is told of the change.
     """
 
     EVALUATIONS, GAIN = 25, 0.001

@@ -25,16 +25,14 @@ MAX_TIME_SHARE = 0.005
 class Checkpointing(pl.Callback):
     """Saves a run at intervals, and before the process ends by SIGTERM or an interrupt.
 
-    Args:
-        checkpoints: of the run.
-        every: minimum seconds between two checkpoints; 0 saves after each step. The interval is
-            longer if it takes long to write a checkpoint.
-        history: flushed before each checkpoint; the files of the run are in its folder.
+    ``every`` is the least time between two checkpoints in seconds, and 0 saves after each step. The
+    time is longer if a checkpoint takes long to write. The files of the run are in the folder of
+    the history, which is flushed before each checkpoint.
     """
 
     def __init__(self, checkpoints: Checkpoints, every: float, history: History) -> None:
         self.checkpoints, self.every, self.history = checkpoints, every, history
-        self.last_saved, self.interval = time.monotonic(), every
+        self.next_save = time.monotonic() + every
         self.interrupted = False
         self.previous_handler: Any = None
 
@@ -48,7 +46,7 @@ class Checkpointing(pl.Callback):
         self.interrupted = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
-        if self.interrupted or time.monotonic() - self.last_saved >= self.interval:
+        if self.interrupted or time.monotonic() >= self.next_save:
             self.save(trainer, module)
         self._raise_interrupt()
 
@@ -98,9 +96,10 @@ class Checkpointing(pl.Callback):
             raise
         except (OSError, RuntimeError) as error:
             print(f"no checkpoint could be written ({error}): the run goes on without")
-        self.last_saved = time.monotonic()
-        duration = self.last_saved - begin
-        self.interval = max(self.every, duration / MAX_TIME_SHARE) if self.every else 0.0
+        end = time.monotonic()
+        self.next_save = end
+        if self.every:
+            self.next_save += max(self.every, (end - begin) / MAX_TIME_SHARE)
 
 
 def load_checkpoint(

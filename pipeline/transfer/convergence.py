@@ -49,7 +49,7 @@ class Convergence(pl.Callback):
         window: evaluation and lowest total loss from which ``early_stop`` measures the gain.
         unchanged: iterations since the total loss last changed.
         latest: iteration, and total loss of its first evaluation.
-        best_image, best_total: the image with the lowest total loss, (1, 3, H, W), and that loss.
+        best_image, best_total: the (1, 3, H, W) image with the lowest total loss, and that loss.
     """
 
     def __init__(self, evaluations: int, early_stop: EarlyStop | None = None) -> None:
@@ -98,30 +98,28 @@ class Convergence(pl.Callback):
     def observe(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Takes in evaluations in their order, each a row of the history by column."""
         for row in rows:
-            if not self.divergence:
-                self._observe(row)
+            if self.divergence:
+                return
+            total, iteration = row["total"], int(row["iteration"])
+            if math.isnan(self.first_total):
+                self.first_total = total
+            if (
+                iteration != self.latest[0]
+            ):  # the trials of a line search may be as bad as they like
+                self.divergence = self._find_divergence(row)
+                self.unchanged = self.unchanged + 1 if total == self.latest[1] else 0
+                self.latest = iteration, total
+            if not self.divergence and all(map(math.isfinite, row.values())):
+                self.any_finite, self.lowest_total = True, min(self.lowest_total, total)
+                self._check_gain(int(row["evaluation"]))
 
-    def _observe(self, row: Mapping[str, float]) -> None:
-        evaluation, iteration = int(row["evaluation"]), int(row["iteration"])
-        total = row["total"]
-        if math.isnan(self.first_total):
-            self.first_total = total
-        if iteration != self.latest[0]:  # the trials of a line search may be as bad as they like
-            self.divergence = self._find_divergence(evaluation, row)
-            self.unchanged = self.unchanged + 1 if total == self.latest[1] else 0
-            self.latest = iteration, total
-        if self.divergence or not all(map(math.isfinite, row.values())):
-            return
-        self.any_finite, self.lowest_total = True, min(self.lowest_total, total)
-        self._check_gain(evaluation)
-
-    def _find_divergence(self, evaluation: int, row: Mapping[str, float]) -> str:
+    def _find_divergence(self, row: Mapping[str, float]) -> str:
         odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
         if odd is not None:
-            return f"{odd} is {row[odd]} at evaluation {evaluation}"
+            return f"{odd} is {row[odd]} at evaluation {row['evaluation']:.0f}"
         if self.has_exploded(row["total"]):
             return (
-                f"the total loss is {row['total']:.3g} at evaluation {evaluation}, "
+                f"the total loss is {row['total']:.3g} at evaluation {row['evaluation']:.0f}, "
                 f"{DIVERGENCE_FACTOR:.0f} times that of the start, {self.first_total:.3g}"
             )
         return ""

@@ -61,7 +61,7 @@ class StyleTransfer(pl.LightningModule):
     depends on it. The authors' code subtracts ImageNet's mean in place of mid-grey.
 
     Args:
-        objective: the loss as a function of an image.
+        objective: may be replaced between two steps.
         start: (1, 3, H, W) float32, RGB in [0, 1]; copied.
         lbfgs: options of ``optim.lbfgs.LBFGS``.
         first_step: mean distance that the first step moves a pixel, RGB in [0, 1].
@@ -69,7 +69,6 @@ class StyleTransfer(pl.LightningModule):
         run: updated by the module; by default a new one.
 
     Attributes:
-        objective: may be replaced between two steps.
         losses: the latest evaluation, {name of ``Objective.names``: scalar}.
         evaluated: the image of that evaluation, (1, 3, H, W).
         optimizer_state: the state with which L-BFGS begins, or None.
@@ -156,12 +155,8 @@ def fit(
 ) -> pl.Trainer:
     """Optimises the image on the device of its objective, and returns the trainer.
 
-    Args:
-        module: with the image and the objective.
-        callbacks: called in this order; ``Convergence`` among them.
-        evaluations: the budget.
-        logger: of the trainer, for the callbacks.
-        deterministic: allow only operations that give the same result twice.
+    The callbacks, ``Convergence`` among them, are called in their order. ``deterministic`` allows
+    only operations that give the same result twice.
 
     Raises:
         DivergedError: the loss diverged.

@@ -19,7 +19,7 @@ from pipeline.imaging.tensors import enlarge, to_picture, to_tensor
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run
 from pipeline.transfer.build import Inputs, build_objective, read_inputs, sizes
-from pipeline.transfer.callbacks import History, Intermediates, Progress, Refinement, ReportProgress
+from pipeline.transfer.callbacks import History, Progress, Refinement, ReportProgress
 from pipeline.transfer.checkpointing import Checkpointing, load_checkpoint, restore
 from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
 from pipeline.transfer.module import RunState, StyleTransfer, fit
@@ -60,11 +60,7 @@ class Result(NamedTuple):
 class PhasedRun:
     """A run through all phases of an experiment, from its start image or from a checkpoint.
 
-    Args:
-        run: its identity.
-        logger: gets the losses of every evaluation.
-        every: seconds between two checkpoints.
-        report: called by ``Progress``.
+    ``every`` is the least time between two checkpoints, in seconds.
     """
 
     def __init__(self, run: Run, logger: Logger, every: float, report: ReportProgress) -> None:
@@ -120,13 +116,12 @@ class PhasedRun:
         objective = exact() if precision == "float32" else build(precision)
         module = self._build_module(objective, state.start)
         convergence = Convergence(phase.evaluations, settings.early_stop)
-        history = History(self.folder, convergence)
+        history = History(self.folder, convergence, settings.intermediates)
         refinement = Refinement(exact, history)
         title = self.name if phase.name == "main" else f"{self.name}, {phase.name}"
         callbacks = [
             history,
             convergence,
-            Intermediates(settings.intermediates, history),
             refinement,
             Progress(self.report, title, phase.evaluations),
             Checkpointing(self.run.checkpoints, self.every, history),

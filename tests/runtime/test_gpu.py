@@ -16,7 +16,7 @@ from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
-from pipeline.transfer.callbacks import History, Intermediates, Refinement
+from pipeline.transfer.callbacks import History, Refinement
 from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.module import StyleTransfer, fit
 
@@ -48,8 +48,7 @@ def run(
     lbfgs = {"lr": 1.0, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0}
     module = StyleTransfer(objective, images[0], lbfgs)
     convergence = Convergence(10)
-    history = History(folder, convergence)
-    fit(module, [history, convergence, Intermediates([5], history)], 10)
+    fit(module, [History(folder, convergence, [5]), convergence], 10)
     return module
 
 

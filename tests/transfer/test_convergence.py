@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -247,12 +248,12 @@ def test_standstill_names_a_failed_line_search(
     settled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled(lbfgs={"line_search_fn": "strong_wolfe", "max_eval": 3}, evaluations=400)
-    searched = "pipeline.optim.lbfgs.LBFGS._find_length"
+    searches = itertools.count(1)
 
-    def nothing(self: Any, closure: Any, *_: Any) -> float:
-        return 0.0 if self.state[self.parameter]["curvatures"].count_nonzero() > 4 else 1.0
+    def nothing(*_: Any, **options: Any) -> tuple[float, None, float, int]:
+        return 0.0, None, 1.0 if next(searches) <= 5 else 0.0, 0
 
-    monkeypatch.setattr(searched, nothing)
+    monkeypatch.setattr("pipeline.optim.lbfgs._strong_wolfe", nothing)
     stylize("first")
     assert status()["reason"].endswith("the line search finds no lower loss")
 
