@@ -58,7 +58,6 @@ class LBFGS(torch.optim.Optimizer):
         parameter: the tensor: a contiguous leaf that requires its gradient, on its final device.
         largest_step: the largest mean distance by which a step may move a value; > 0.
         lr: length of every step but the first, whose length is lr · min(1, 1 / ‖g‖₁).
-        history_size: how many pairs (s, y) are remembered.
         scaling: how γ is chosen: ``newest`` (torch's) or ``mean``.
         tolerance_grad: no step is taken if no part of the gradient is above it.
         tolerance_change: no step is taken if gᵀd along the direction d is above its negative.
@@ -132,9 +131,8 @@ class LBFGS(torch.optim.Optimizer):
     @property
     def reason_not_moved(self) -> str:
         """Why the latest step did not move the parameter; empty if it did."""
-        state = self.state[self.parameter]
-        outcome = int(state["outcome"]) if state else MOVED
-        if state and outcome != SMALL_GRADIENT and not self.history.gradient.any():
+        outcome = int(self.state[self.parameter]["outcome"])
+        if outcome != SMALL_GRADIENT and not self.history.gradient.any():
             return "the gradient is 0"
         if outcome == NO_DESCENT and self.param_groups[0]["tolerance_change"]:
             return "no direction gains more than lbfgs.tolerance_change"

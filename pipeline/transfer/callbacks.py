@@ -87,9 +87,6 @@ class History(pl.Callback):
         if module.run.iterations % CHECK_INTERVAL == 0:
             self.flush(trainer, module)
 
-    def on_fit_end(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        self.flush(trainer, module)
-
     def flush(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         """Reads the pending rows from the device, writes them and logs them.
 
@@ -115,6 +112,8 @@ class History(pl.Callback):
             for logger in trainer.loggers:
                 _log(logger, self.folder, phase, row)
 
+    on_fit_end = flush  # type: ignore[assignment]
+
 
 class Refinement(pl.Callback):
     """Continues in float32 when a lower precision stops lowering the loss.
@@ -122,16 +121,15 @@ class Refinement(pl.Callback):
     Rounded features make the loss rough. Near a minimum the roughness stalls L-BFGS, although the
     float32 loss can still be lowered. The curvature measured so far is kept.
 
-    The history is flushed before the loss is judged; its ``Convergence`` is told of the change.
+    ``exact`` returns the objective in float32, and is called at most once. The history is flushed
+    before the loss is judged, and its ``Convergence`` is told of the change.
     """
 
     EVALUATIONS, GAIN = 25, 0.001
     """The precision changes when this many evaluations lower the total loss by less than GAIN."""
 
-    def __init__(
-        self, float32_objective: Callable[[], Objective], history: History | None = None
-    ) -> None:
-        self.float32_objective, self.history = float32_objective, history
+    def __init__(self, exact: Callable[[], Objective], history: History | None = None) -> None:
+        self.exact, self.history = exact, history
         self.restart()
 
     def restart(self) -> None:
@@ -155,7 +153,7 @@ class Refinement(pl.Callback):
                 return
         total = float(module.losses["total"])
         if total > (1 - self.GAIN) * self.total:
-            module.objective = self.float32_objective()
+            module.objective = self.exact()
             if self.history is not None:
                 self.history.convergence.change_precision()
             print(f"evaluation {evaluations}: {total:.4g}, on in float32 from here")

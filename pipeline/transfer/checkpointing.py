@@ -51,14 +51,14 @@ class Checkpointing(pl.Callback):
         self._raise_interrupt()
 
     def on_exception(
-        self, trainer: pl.Trainer, module: StyleTransfer, exception: BaseException
+        self, trainer: pl.Trainer, module: StyleTransfer, error: BaseException
     ) -> None:
         # Lightning raises SIGTERMException between two steps, where the run can be saved.
-        if isinstance(exception, SIGTERMException):
+        if isinstance(error, SIGTERMException):
             self.save(trainer, module)
         # Another exception must not hide that the process was asked to end.
         self.teardown(trainer, module, "fit")
-        if trainer.received_sigterm and not isinstance(exception, SIGTERMException):
+        if trainer.received_sigterm and not isinstance(error, SIGTERMException):
             raise SIGTERMException
 
     def teardown(self, trainer: pl.Trainer, module: StyleTransfer, stage: str) -> None:
@@ -102,13 +102,10 @@ class Checkpointing(pl.Callback):
             self.next_save += max(self.every, (end - begin) / MAX_TIME_SHARE)
 
 
-def load_checkpoint(
-    checkpoints: Checkpoints, folder: Path, logger: Logger
-) -> dict[str, Any] | None:
+def load_state(checkpoints: Checkpoints, folder: Path, logger: Logger) -> dict[str, Any] | None:
     """Returns the state of the newest checkpoint, or None.
 
-    Restores the files in the run's folder, removes later intermediates, and sends the losses so
-    far to the logger, which is new.
+    Restores the files in the run's folder, and sends the losses so far to the logger, a new one.
     """
     checkpoint = checkpoints.load()
     if checkpoint is None:
@@ -124,10 +121,7 @@ def load_checkpoint(
 
 
 def restore(state: dict[str, Any], module: StyleTransfer, callbacks: Iterable[pl.Callback]) -> None:
-    """Loads a state into a module and its callbacks, and takes the optimizer's state out of it.
-
-    L-BFGS gets its large state when the module is fitted.
-    """
+    """Loads a state into a module and its callbacks; takes out that of L-BFGS, which is large."""
     module.load_state_dict(state["module"])
     module.optimizer_state = state.pop("optimizer")
     for callback in callbacks:

@@ -103,9 +103,8 @@ class Convergence(pl.Callback):
             total, iteration = row["total"], int(row["iteration"])
             if math.isnan(self.first_total):
                 self.first_total = total
-            if (
-                iteration != self.latest[0]
-            ):  # the trials of a line search may be as bad as they like
+            # Further trials of a line search may be as bad as they like.
+            if iteration != self.latest[0]:
                 self.divergence = self._find_divergence(row)
                 self.unchanged = self.unchanged + 1 if total == self.latest[1] else 0
                 self.latest = iteration, total

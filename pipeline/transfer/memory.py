@@ -40,12 +40,7 @@ HEAP = 192 * MIB
 KEPT_BYTES = {"nothing": 0, "mask": 1, "values": FLOAT32}
 """Bytes per activation that is kept for the backward pass, see ``Step.kept``."""
 RESERVED = {"float32": 2.5, "tf32": 2.5, "bf16": 1.25}
-"""What torch's allocator takes on a GPU per byte that a run asks for; the rest is fragmentation.
-
-On an H200, VGG-19 in float32 took 1.5, 2.3 and 2.5 times as much at 512, 1024 and 2048 pixels. In
-bfloat16 it took 1.1 times as much, and managed with 1.25 times where no more was free, at 1024
-pixels. TF32 was not measured.
-"""
+"""What torch's allocator takes on a GPU per byte that a run asks for (docs/reliability.md)."""
 
 
 class Demand(NamedTuple):
@@ -132,16 +127,13 @@ def _evaluation_bytes(
 def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
     """Returns the demand of an experiment for each network that it runs on."""
     reserved = RESERVED[precision] if device.type == "cuda" else 1.0
-    size, style_size = sizes(settings)
     needs = merged_needs(make_terms(settings.model_dump()))
     pictures = settings.content, settings.style
     original = max(math.prod(picture_size(name)) for name in pictures)
-    history_size = settings.lbfgs.history_size
+    history = settings.lbfgs.history_size
     networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
     return [
-        Demand(
-            size, style_size, channels, needs, history_size, precision, pooling, original, reserved
-        )
+        Demand(*sizes(settings), channels, needs, history, precision, pooling, original, reserved)
         for channels, pooling in map(read_channels, networks)
     ]
 

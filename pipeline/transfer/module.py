@@ -125,11 +125,8 @@ class StyleTransfer(pl.LightningModule):
         return losses["total"]
 
     def on_train_end(self) -> None:
-        """Frees the large history of L-BFGS, which Lightning would move to the CPU."""
+        """Frees the history of L-BFGS and a CUDA graph, whose tensors Lightning would move."""
         self.trainer.strategy.optimizers = []
-
-    def on_fit_end(self) -> None:
-        """Frees a CUDA graph, since Lightning moves the tensors that it was captured with."""
         self.evaluator = Evaluator()
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
@@ -152,8 +149,8 @@ def fit(
     evaluations: int,
     logger: Logger | None = None,
     deterministic: bool = True,
-) -> pl.Trainer:
-    """Optimises the image on the device of its objective, and returns the trainer.
+) -> None:
+    """Optimises the image on the device of its objective.
 
     The callbacks, ``Convergence`` among them, are called in their order. ``deterministic`` allows
     only operations that give the same result twice.
@@ -162,7 +159,7 @@ def fit(
         DivergedError: the loss diverged.
         SystemExit: 143 after SIGTERM, 130 after an interrupt.
     """
-    return run_trainer(
+    run_trainer(
         module,
         next(module.objective.buffers()).device,
         data=itertools.repeat(0),  # the module does not look into its batches

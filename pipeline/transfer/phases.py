@@ -15,12 +15,12 @@ from torch import Tensor
 from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
-from pipeline.imaging.tensors import enlarge, to_picture, to_tensor
+from pipeline.imaging.tensors import enlarge, to_picture
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run
 from pipeline.transfer.build import Inputs, build_objective, read_inputs, sizes
 from pipeline.transfer.callbacks import History, Progress, Refinement, ReportProgress
-from pipeline.transfer.checkpointing import Checkpointing, load_checkpoint, restore
+from pipeline.transfer.checkpointing import Checkpointing, load_state, restore
 from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
 from pipeline.transfer.module import RunState, StyleTransfer, fit
 
@@ -43,12 +43,12 @@ class Phase(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a run produced.
+    """What a phase produced.
 
     Attributes:
         image: (1, 3, H, W) float32, RGB in [0, 1] but not clamped, on the run's device.
-        objective: of the main phase, in float32.
-        state, stop_reason: at the end of the main phase.
+        objective: in float32.
+        state, stop_reason: at the end of the phase.
     """
 
     image: Tensor
@@ -70,45 +70,39 @@ class PhasedRun:
         self.state = RunState(torch.empty(0))  # replaced by that of the first phase
 
     def optimise(self) -> Result:
-        """Optimises the image through all phases.
+        """Optimises the image through all phases, and returns the result of the last.
 
         Raises:
             UserError: the loss at the start is not finite, or the image did not change.
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
         phases = phases_of(self.settings)
-        saved = load_checkpoint(self.run.checkpoints, self.folder, self.logger)
+        saved = load_state(self.run.checkpoints, self.folder, self.logger)
         if saved is not None:
             self.state = RunState(**saved["run"])
             print(f"{self.name}: goes on after evaluation {self.state.total_evaluations}")
             names = [phase.name for phase in phases]
             phases = phases[names.index(self.state.phase) :]
-        image: Tensor | None = None
+        result: Result | None = None
         for phase in phases:
             inputs = read_inputs(self.settings, phase.division)
             if saved is None:
-                size, before = inputs.start.shape[-2:], self.state
-                start = inputs.start if image is None else enlarge(image, size)
+                start, before = inputs.start, self.state
+                if result is not None:
+                    start = enlarge(result.image, start.shape[-2:])
                 self.state = RunState(start, phase.name, before.total_evaluations)
                 self.state.notes, self.state.files = before.notes, before.files
-            module, objective, stop_reason = self._optimise_phase(phase, inputs, saved)
-            image, saved = module.image.detach(), None
-            if stop_reason.kind != "divergence":
-                _check_image_changed(image, self.state.start, stop_reason)
-            if phase.name != "main" and stop_reason.kind != "budget":
-                self.state.notes.append(
-                    f"The phase {phase.name} ended by {stop_reason.kind}: {stop_reason.reason}"
-                )
-        assert image is not None
-        return Result(image, objective, self.state, stop_reason)
+            result, saved = self._optimise_phase(phase, inputs, saved), None
+            kind, reason = result.stop_reason
+            if kind != "divergence":
+                _check_image_changed(result)
+            if phase.name != "main" and kind != "budget":
+                self.state.notes.append(f"The phase {phase.name} ended by {kind}: {reason}")
+        assert result is not None
+        return result
 
-    def _optimise_phase(
-        self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None
-    ) -> tuple[StyleTransfer, Objective, StopReason]:
-        """Returns the module with the image, the objective in float32, and why the phase ended.
-
-        After a divergence the phase continues once from the best image, with shorter steps.
-        """
+    def _optimise_phase(self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None) -> Result:
+        """After a divergence the phase continues once from the best image, with shorter steps."""
         device, settings, state = self.run.device, self.settings, self.state
         build = partial(build_objective, settings, phase.network, inputs, device)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
@@ -135,7 +129,7 @@ class PhasedRun:
             except DivergedError as error:
                 diverged = _restore_best(module.to(device), convergence, str(error))
             if state.damped or state.evaluations >= phase.evaluations:
-                return module, exact(), diverged
+                return Result(module.image.detach(), exact(), state, diverged)
             state.notes.append(
                 f"Diverged ({convergence.divergence}): went on from the best image, with lbfgs.lr "
                 f"and largest_step times {DAMPING:g}"
@@ -150,7 +144,7 @@ class PhasedRun:
             or convergence.stop_reason
             or StopReason("budget", f"all {phase.evaluations} evaluations were used")
         )
-        return module, exact(), stop_reason
+        return Result(module.image.detach(), exact(), state, stop_reason)
 
     def _build_module(self, objective: Objective, image: Tensor) -> StyleTransfer:
         """Returns a module that begins with an image; with ``DAMPING`` if the run is damped."""
@@ -198,9 +192,10 @@ def _check_last_step(
     return _restore_best(module, convergence, f"the total loss is {total:.3g} after the last step")
 
 
-def _check_image_changed(image: Tensor, start: Tensor, stop_reason: StopReason) -> None:
-    if torch.equal(to_tensor(to_picture(image)), to_tensor(to_picture(start))):
-        why = f" ({stop_reason.reason})" if stop_reason.kind == "standstill" else ""
+def _check_image_changed(result: Result) -> None:
+    kind, reason = result.stop_reason
+    if to_picture(result.image).tobytes() == to_picture(result.state.start).tobytes():
+        why = f" ({reason})" if kind == "standstill" else ""
         raise UserError(
             f"the image did not move: every pixel has its value of the start{why}. Give it more "
             "evaluations, a larger first_step, tolerances of 0, or weights that are not 0"
