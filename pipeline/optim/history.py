@@ -57,10 +57,7 @@ class History:
         return combination
 
     def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        """Adds ``length`` times the direction to the values (n,), and stores it as the step s.
-
-        The direction is overwritten.
-        """
+        """Adds the direction, multiplied in place by ``length``, to the values; stores it as s."""
         step = direction.mul_(length)
         self._write(0, step)
         values.add_(step)

@@ -99,10 +99,8 @@ class InverseHessian(NamedTuple):
     def direction(self, products: Tensor, by_mean: bool) -> tuple[Tensor, Tensor]:
         """Returns d = −Hg as coefficients of the history's rows, (rows,), and gᵀd, a scalar.
 
-        Args:
-            products: dot products of the history's rows with the gradient g, (rows,).
-            by_mean: γ is ``factor`` times the mean of sᵢᵀyᵢ / yᵢᵀyᵢ over the pairs; otherwise it
-                is that quotient of the newest pair.
+        ``products`` are the dot products of the rows with the gradient g, (rows,). γ is the newest
+        pair's sᵢᵀyᵢ / yᵢᵀyᵢ, or with ``by_mean`` the mean over the pairs times ``factor``.
         """
         count = len(self.curvatures)
         products = products.to(self.inverse_r)

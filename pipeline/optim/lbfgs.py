@@ -33,26 +33,21 @@ class LBFGS(torch.optim.Optimizer):
 
     With ``scaling="newest"`` the iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``,
     up to rounding, and all other options have torch's names. torch loops over the history twice, a
-    pair at a time, and waits for the device at each pair. Here the steps s, the gradient
-    differences y and the gradient g are the rows of one matrix (``History``), and the direction
-    needs only the dot products of these rows (Chen et al. 2014, "Large-scale L-BFGS using
+    pair at a time, and waits for the device at each pair. Here the direction needs only the dot
+    products of the rows of one matrix (``History``; Chen et al. 2014, "Large-scale L-BFGS using
     MapReduce"). One product with the matrix computes those with the newest rows, small matrices
     turn them into a coefficient for each row (``InverseHessian``), and a second product with the
     matrix is the direction. Without a line search no step waits for a CUDA GPU, and everything but
     ``History.add_gradient`` is one launch of a CUDA graph.
 
     **Differs:** a step that would move the values further than ``largest_step`` is shortened, and
-    the curvature is measured along the shortened step. Where the loss is hardly curved between two
-    images, the inverse of that curvature is a step of a million times the picture's range, and the
-    loss is infinite after it. Style losses are quartic in the activations, so this happens, most
-    often at the second step. The trials of a line search are not bounded.
+    the curvature is measured along the shortened step. Where a style loss is hardly curved, a step
+    could be a million times the picture's range. The trials of a line search are not bounded.
 
-    **Differs** with ``scaling="mean"``: the inverse Hessian starts from γI, and the usual
-    γ = sᵀy / yᵀy of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too short in most of the
-    directions outside the history, and changes abruptly from step to step. ``mean`` takes twice
-    the mean of that quotient over the history. Where that is too long, the steps would overshoot
-    and return: each step that raises the loss halves the factor of 2, down to a quarter, and each
-    other step lets it grow again.
+    **Differs** with ``scaling="mean"``: the inverse Hessian starts from γI with twice the mean of
+    sᵀy / yᵀy over the history. That of the newest pair (Nocedal & Wright 2006, eq. 7.20) is too
+    short in most of the directions outside the history. Each step that raises the loss halves the
+    factor of 2, down to a quarter, and each other step lets it grow again.
 
     Args:
         parameter: the tensor: a contiguous leaf that requires its gradient, on its final device.
@@ -93,7 +88,7 @@ class LBFGS(torch.optim.Optimizer):
         self._history: History | None = None
         self._loss = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
         self._steps_before_capture = STEPS_BEFORE_CAPTURE
-        self._captured_for: tuple[Any, ...] = ()
+        self._captured_for: dict[str, Any] = {}
         self._replay: Callable[[], object] | None = None
 
     @torch.no_grad()
@@ -140,7 +135,7 @@ class LBFGS(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._history, self._captured_for = None, ()
+        self._history, self._captured_for = None, {}
         # torch converts the whole state to the parameter's dtype, which only the rows have.
         for saved in state_dict["state"].values():
             for name in saved.keys() - {"rows"}:
@@ -149,12 +144,8 @@ class LBFGS(torch.optim.Optimizer):
 
     def _move_by_graph(self) -> None:
         """Takes a step by replaying a CUDA graph, or kernel by kernel if capture fails."""
-        options = self.param_groups[0].items()
-        needed = (
-            self.history.rows.data_ptr(),
-            self.parameter.data_ptr(),
-            *(value for name, value in options if name != "params"),
-        )
+        addresses = self.history.rows.data_ptr(), self.parameter.data_ptr()
+        needed = {**self.param_groups[0], "params": addresses}
         if needed != self._captured_for:
             assert self.capture is not None
             self._captured_for, self._replay = needed, None

@@ -88,11 +88,7 @@ class History(pl.Callback):
             self.flush(trainer, module)
 
     def flush(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        """Reads the pending rows from the device, writes them and logs them.
-
-        Raises:
-            FileNotFoundError: the file was removed during the run.
-        """
+        """Reads the pending rows from the device, and writes and logs them; the file must exist."""
         if not self.pending:
             return
         losses = torch.stack([row for *_, row in self.pending]).tolist()

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -40,7 +39,7 @@ class Checkpointing(pl.Callback):
         """Makes an interrupt wait for the end of the step, where the run can be saved."""
         self.previous_handler = signal.signal(signal.SIGINT, self._note_interrupt)
 
-    def _note_interrupt(self, number: int, frame: FrameType | None) -> None:
+    def _note_interrupt(self, *_: object) -> None:
         if self.interrupted:  # a second interrupt does not wait
             raise KeyboardInterrupt
         self.interrupted = True
@@ -97,9 +96,8 @@ class Checkpointing(pl.Callback):
         except (OSError, RuntimeError) as error:
             print(f"no checkpoint could be written ({error}): the run goes on without")
         end = time.monotonic()
-        self.next_save = end
-        if self.every:
-            self.next_save += max(self.every, (end - begin) / MAX_TIME_SHARE)
+        pause = max(self.every, (end - begin) / MAX_TIME_SHARE) if self.every else 0.0
+        self.next_save = end + pause
 
 
 def load_state(checkpoints: Checkpoints, folder: Path, logger: Logger) -> dict[str, Any] | None:

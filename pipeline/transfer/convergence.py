@@ -124,8 +124,8 @@ class Convergence(pl.Callback):
         return ""
 
     def has_exploded(self, total: float) -> bool:
-        """Returns whether a total loss is too large beside that of the first evaluation."""
-        return total > DIVERGENCE_FACTOR * self.first_total > 0
+        """Returns whether a total loss is not finite, or too large beside that of the start."""
+        return not math.isfinite(total) or total > DIVERGENCE_FACTOR * self.first_total > 0
 
     def _check_gain(self, evaluation: int) -> None:
         if self.early_stop is None or self.stop_reason:
@@ -162,9 +162,8 @@ class Convergence(pl.Callback):
         stopped = self.stop_reason is not None and run.iterations % CHECK_INTERVAL == 0
         return stopped or run.evaluations >= self.evaluations
 
-    def on_fit_end(self, *_: Any) -> None:
-        self._raise_if_diverged()
-
-    def _raise_if_diverged(self) -> None:
+    def _raise_if_diverged(self, *_: Any) -> None:
         if self.divergence:
             raise DivergedError(self.divergence)
+
+    on_fit_end = _raise_if_diverged  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Estimates the memory that a run needs at its peak, and refuses a run that does not fit.
 
-The peak is known before anything is computed: it follows from the sizes of the feature maps, from
-what the extractor keeps of them for the backward pass, and from how many images L-BFGS stores.
+The peak follows from the sizes of the feature maps, from what the extractor keeps of them for the
+backward pass, and from how many images L-BFGS stores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.losses import make_terms
 from pipeline.losses.term import merged_needs
 from pipeline.networks.frozen.convolutions import WINOGRAD_CHANNELS
-from pipeline.networks.frozen.extractor import Step, forward_steps
+from pipeline.networks.frozen.extractor import forward_steps
 from pipeline.networks.frozen.statistics import STATISTICS
 from pipeline.networks.layers import Needs
 from pipeline.networks.weight_files import read_channels
@@ -75,22 +75,21 @@ def estimate(demand: Demand) -> int:
     image = RGB * FLOAT32 * demand.size[0] * demand.size[1]
     history = (2 * (demand.history_size + 1) + 1) * image
     # In float32 whatever the precision: a run may continue in it, and evaluates its result in it.
-    steps = forward_steps(list(demand.channels), demand.needs)
     evaluation = max(
-        _evaluation_bytes(steps, demand, demand.size, with_backward=True),
-        _evaluation_bytes(steps, demand, demand.style_size, with_backward=False),
+        _evaluation_bytes(demand, demand.size, with_backward=True),
+        _evaluation_bytes(demand, demand.style_size, with_backward=False),
     )
-    run = _weight_bytes(steps, demand) + IMAGES * image + history + evaluation
+    run = _weight_bytes(demand) + IMAGES * image + history + evaluation
     return max(int(demand.reserved * run), READING * demand.original) + HEAP
 
 
-def _weight_bytes(steps: list[Step], demand: Demand) -> int:
+def _weight_bytes(demand: Demand) -> int:
     """Returns the bytes of the kernels: as they are read, and of used layers as they are computed.
 
     Used layers have their kernels forward and flipped, or transformed for Winograd's algorithm (on
     a GPU they are not), and once more in bfloat16 if the run begins in it.
     """
-    used = {step.layer for step in steps}
+    used = {step.layer for step in forward_steps(list(demand.channels), demand.needs)}
     before, total = RGB, 0
     for name, channels in demand.channels.items():
         each = FLOAT32
@@ -103,13 +102,11 @@ def _weight_bytes(steps: list[Step], demand: Demand) -> int:
     return total
 
 
-def _evaluation_bytes(
-    steps: list[Step], demand: Demand, size: tuple[int, int], with_backward: bool
-) -> int:
+def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool) -> int:
     """Returns the peak: a layer's input and output, and what is kept of it and of those before."""
     height, width = size
     before, kept, peak = RGB, 0, 0
-    for step in steps:
+    for step in forward_steps(list(demand.channels), demand.needs):
         channels, added = demand.channels[step.layer], 0
         if step.pooled:
             height, width = height // 2, width // 2
@@ -163,10 +160,9 @@ def check_fits(demand: Demand, free: int, edge: int) -> None:
         for count in range(demand.history_size - 1, 0, -1)
         if estimate(demand._replace(history_size=count)) <= free
     )
-    remedies = [remedy for remedy in (next(sizes, ""), next(histories, "")) if remedy]
+    remedies = " or ".join(filter(None, (next(sizes, ""), next(histories, ""))))
     height, width = demand.size
     raise UserError(
         f"{width}x{height} pixels take {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB "
-        "are free. "
-        + (f"What fits: {' or '.join(remedies)}" if remedies else "Close what else takes memory")
+        "are free. " + (f"What fits: {remedies}" if remedies else "Close what else takes memory")
     )

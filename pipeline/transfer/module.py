@@ -27,22 +27,22 @@ class RunState:
     Attributes:
         start: the image that the current phase began with, (1, 3, H, W) float32, RGB in [0, 1].
         earlier_evaluations: evaluations of the objective in all earlier phases.
+        notes: what else happened in the run, a sentence each.
+        files: what the run has written, relative to its folder.
         evaluations, float32_evaluations: those in the current phase, and those in float32.
         iterations: steps of the optimizer in the current phase.
         damped: whether the phase diverged and went on with shorter steps.
-        notes: what else happened in the run, a sentence each.
-        files: what the run has written, relative to its folder.
     """
 
     start: Tensor
     phase: str = "main"
     earlier_evaluations: int = 0
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     evaluations: int = 0
     float32_evaluations: int = 0
     iterations: int = 0
     damped: bool = False
-    notes: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
 
     @property
     def total_evaluations(self) -> int:
@@ -153,17 +153,13 @@ def fit(
     """Optimises the image on the device of its objective.
 
     The callbacks, ``Convergence`` among them, are called in their order. ``deterministic`` allows
-    only operations that give the same result twice.
-
-    Raises:
-        DivergedError: the loss diverged.
-        SystemExit: 143 after SIGTERM, 130 after an interrupt.
+    only operations that give the same result twice. Raises what ``runtime.trainer.run`` raises, and
+    ``DivergedError`` if the loss diverged.
     """
     run_trainer(
         module,
         next(module.objective.buffers()).device,
         data=itertools.repeat(0),  # the module does not look into its batches
-        precision="32-true",
         max_steps=evaluations,
         callbacks=list(callbacks),
         logger=logger or False,

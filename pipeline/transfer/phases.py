@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -45,10 +44,8 @@ class Phase(NamedTuple):
 class Result(NamedTuple):
     """What a phase produced.
 
-    Attributes:
-        image: (1, 3, H, W) float32, RGB in [0, 1] but not clamped, on the run's device.
-        objective: in float32.
-        state, stop_reason: at the end of the phase.
+    The image is (1, 3, H, W) float32, RGB in [0, 1] but not clamped, on the run's device. The
+    objective is in float32.
     """
 
     image: Tensor
@@ -90,8 +87,9 @@ class PhasedRun:
                 start, before = inputs.start, self.state
                 if result is not None:
                     start = enlarge(result.image, start.shape[-2:])
-                self.state = RunState(start, phase.name, before.total_evaluations)
-                self.state.notes, self.state.files = before.notes, before.files
+                self.state = RunState(
+                    start, phase.name, before.total_evaluations, before.notes, before.files
+                )
             result, saved = self._optimise_phase(phase, inputs, saved), None
             kind, reason = result.stop_reason
             if kind != "divergence":
@@ -139,11 +137,13 @@ class PhasedRun:
             module = self._build_module(module.objective, module.image.detach())
             convergence.restart()
             refinement.restart()
-        stop_reason = (
-            _check_last_step(module.to(device), convergence, exact())
-            or convergence.stop_reason
-            or StopReason("budget", f"all {phase.evaluations} evaluations were used")
-        )
+        budget = StopReason("budget", f"all {phase.evaluations} evaluations were used")
+        stop_reason = convergence.stop_reason or budget
+        with torch.no_grad():  # no evaluation followed the last step
+            total = float(exact()(module.to(device).image)["total"])
+        if convergence.has_exploded(total):
+            reason = f"the total loss is {total:.3g} after the last step"
+            stop_reason = _restore_best(module, convergence, reason)
         return Result(module.image.detach(), exact(), state, stop_reason)
 
     def _build_module(self, objective: Objective, image: Tensor) -> StyleTransfer:
@@ -179,17 +179,6 @@ def _restore_best(module: StyleTransfer, convergence: Convergence, reason: str) 
         )
     module.image = convergence.best_image
     return StopReason("divergence", f"{reason}; the picture is the best there was")
-
-
-def _check_last_step(
-    module: StyleTransfer, convergence: Convergence, exact: Objective
-) -> StopReason | None:
-    """Restores the best image if the last step, which no evaluation followed, has diverged."""
-    with torch.no_grad():
-        total = float(exact(module.image)["total"])
-    if math.isfinite(total) and not convergence.has_exploded(total):
-        return None
-    return _restore_best(module, convergence, f"the total loss is {total:.3g} after the last step")
 
 
 def _check_image_changed(result: Result) -> None:
