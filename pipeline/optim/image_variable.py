@@ -1,8 +1,8 @@
 """The variable that L-BFGS moves in place of an image: the image less mid-grey, times a scale.
 
-The first step of L-BFGS has length 1 in the L1 norm. Over a million pixels that is a millionth
-each, which float32 almost loses, so the scale makes it a useful distance at every size. Mid-grey
-is subtracted because float32 is finest around 0.
+The first step of L-BFGS has length 1 in the L1 norm. Spread over a million pixels it is almost lost
+in float32, so the scale makes it a useful distance at every size. Mid-grey is subtracted because
+float32 is finest around 0.
 """
 
 from __future__ import annotations

@@ -45,10 +45,7 @@ def read_inputs(settings: Experiment, division: int = 1) -> Inputs:
 
 
 def sizes(settings: Experiment, division: int = 1) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns the (H, W) of the content image and of the style image.
-
-    In a coarse phase every edge is divided by ``division`` and rounded down.
-    """
+    """Returns the (H, W) of content and style image, divided by ``division`` and rounded down."""
 
     def size(name: str) -> tuple[int, int]:
         height, width = scaled_size(picture_size(name), settings.size_edge, settings.size)

@@ -44,8 +44,7 @@ class History(pl.Callback):
     network or image size.
 
     Args:
-        folder: gets ``history.csv`` and ``intermediates/00050.png`` …; the first phase of a run
-            begins anew.
+        folder: gets ``history.csv`` and ``intermediates/00050.png`` …, which a new run replaces.
         convergence: observes every row.
         intermediates: evaluations of which the image is saved, counted through all phases.
     """

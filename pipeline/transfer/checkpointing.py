@@ -101,10 +101,7 @@ class Checkpointing(pl.Callback):
 
 
 def load_state(checkpoints: Checkpoints, folder: Path, logger: Logger) -> dict[str, Any] | None:
-    """Returns the state of the newest checkpoint, or None.
-
-    Restores the files in the run's folder, and sends the losses so far to the logger, a new one.
-    """
+    """Returns the newest checkpoint's state, or None; restores its files and logs them again."""
     checkpoint = checkpoints.load()
     if checkpoint is None:
         return None

@@ -125,8 +125,7 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
     """Returns the demand of an experiment for each network that it runs on."""
     reserved = RESERVED[precision] if device.type == "cuda" else 1.0
     needs = merged_needs(make_terms(settings.model_dump()))
-    pictures = settings.content, settings.style
-    original = max(math.prod(picture_size(name)) for name in pictures)
+    original = max(math.prod(picture_size(name)) for name in (settings.content, settings.style))
     history = settings.lbfgs.history_size
     networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
     return [
