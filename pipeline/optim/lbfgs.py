@@ -93,7 +93,7 @@ class LBFGS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Takes one step, and returns the loss before it; the closure computes loss and gradient."""
+        """Takes one step, and returns the loss before it. The closure computes the gradient too."""
         closure = torch.enable_grad()(closure)
         loss = closure()
         first = not self.state[self.parameter]

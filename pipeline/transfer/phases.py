@@ -100,7 +100,7 @@ class PhasedRun:
         return result
 
     def _optimise_phase(self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None) -> Result:
-        """Runs a phase; after a divergence it goes on once from the best image, with shorter steps."""
+        """Runs a phase; a divergence makes it go on once from the best image by shorter steps."""
         device, settings, state = self.run.device, self.settings, self.state
         build = partial(build_objective, settings, phase.network, inputs, device)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
