@@ -55,6 +55,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds, or {} if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -30,11 +30,7 @@ PAPER: Values = {
 
 
 def vgg19_from(weights: Path) -> Values:
-    """Returns the values that make VGG-19, with the weights in a file, the network.
-
-    Raises:
-        UserError: no such file.
-    """
+    """Returns the values that make VGG-19, with the weights in a file, the network."""
     weights = weights.expanduser().absolute()
     if not weights.is_file():
         raise UserError(f"there is no file of weights at {weights}. Correct the path")
@@ -44,8 +40,7 @@ def vgg19_from(weights: Path) -> Values:
 def write_values(values: Values, path: Path = PARAMS_FILE) -> None:
     """Replaces values in a file of parameters, atomically; all other text and YAML anchors stay.
 
-    Raises:
-        UserError: a section has no line for a key.
+    A section that has no line for a key is a ``UserError``.
     """
     text = path.read_text(encoding="utf-8")
     for (section, key), value in values.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import sha256, write_json
+from pipeline.files import read_json, sha256, write_json
 from pipeline.imaging.picture_files import read_picture, read_text, write_png
 from pipeline.imaging.sources import forget_download, locate
 
@@ -30,9 +29,7 @@ def fetch_images(images: Mapping[str, tuple[str, str | None]], code: str) -> dic
     Returns:
         {name: why it could not be fetched}, of those that could not.
     """
-    records: dict[str, dict[str, str]] = {}
-    if paths.FETCH_RECORDS.is_file():
-        records = json.loads(paths.FETCH_RECORDS.read_text(encoding="utf-8"))
+    records: dict[str, dict[str, str]] = read_json(paths.FETCH_RECORDS)
     for name, source in images.items():
         try:
             records[name] = _fetch(name, *source, code, records.get(name, {}))
