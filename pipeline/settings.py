@@ -21,13 +21,11 @@ _NUMBER = re.compile(r"\d+e-?\d+|0o[0-7]+", re.IGNORECASE)
 """What is text in YAML 1.1, which this package reads, and a number in YAML 1.2, which DVC reads."""
 
 
-def _not_a_number(name: Any) -> Any:
+def _valid_name(name: Any) -> Any:
     if isinstance(name, bool | int | float) or name is None:
         raise ValueError("YAML reads it as a number or a truth value. Put the name in quotes")
-    return name
-
-
-def _valid_name(name: str) -> str:
+    if not isinstance(name, str):
+        return name
     if _NUMBER.fullmatch(name):
         raise ValueError("DVC reads it as a number. Begin the name with a letter")
     if not _NAME.fullmatch(name):
@@ -46,10 +44,10 @@ def _without_credentials(source: str) -> str:
     return source
 
 
+# A source is an address, a path, or ``package:NAME/PATH``.
 Source = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
-"""An address, a path, or ``package:NAME/PATH``."""
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, BeforeValidator(_not_a_number), AfterValidator(_valid_name)]
+Name = Annotated[str, BeforeValidator(_valid_name)]
 
 
 class Section(BaseModel):

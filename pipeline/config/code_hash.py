@@ -11,8 +11,7 @@ from typing import Any
 import pipeline
 
 PACKAGE = Path(pipeline.__file__).parent
-DISCOVERED = "pipeline.losses"
-"""The package that imports all modules in its folder, without naming them."""
+DISCOVERED = "pipeline.losses"  # it imports all modules in its folder, without naming them
 
 
 def code_hash(module: str, data: Iterable[Path] = ()) -> str:

@@ -19,11 +19,10 @@ from pipeline.files import read_json, sha256, write_json
 from pipeline.networks.settings import Backbone
 from pipeline.settings import Section
 
+# The modules whose imports compute the result of a stage.
 BACKBONE_CODE = "pipeline.networks.prepare"
 EXPERIMENT_CODE = "pipeline.experiments.run"
 REPORT_CODE = "pipeline.stages.report"
-"""The modules whose imports compute the result of a stage."""
-
 REPORT_TEMPLATES = PACKAGE / "report" / "templates"
 
 
@@ -39,10 +38,8 @@ class Plan(Section):
 
     experiment: str
     settings: Experiment
-    images: dict[str, InputImage]
-    """{role: picture}; the roles are ``content`` and ``style``."""
-    code: str
-    """Hash of the modules that compute the result."""
+    images: dict[str, InputImage]  # by role, ``content`` and ``style``
+    code: str  # hash of the modules that compute the result
 
 
 class BackbonePlan(Section):

@@ -11,9 +11,9 @@ from pipeline.config.params import PARAMS_FILE
 from pipeline.errors import UserError
 from pipeline.files import write_text
 
-Values = Mapping[tuple[str, str], str | int]
-"""{(section, key): value}."""
+Values = Mapping[tuple[str, str], str | int]  # {(section, key): value}
 
+# The network, the size and the pictures of the paper, as far as the catalogue has them.
 PAPER: Values = {
     ("backbone", "architecture"): "vgg19",
     ("backbone", "weights"): "imagenet",
@@ -26,7 +26,6 @@ PAPER: Values = {
     ("cast", "style_d"): "the_scream",
     ("cast", "style_f"): "composition_vii",
 }
-"""The network, the size and the pictures of the paper, as far as the catalogue has them."""
 
 
 def vgg19_from(weights: Path) -> Values:

@@ -92,11 +92,6 @@ class Experiment(Settings):
         return {"content": self.content, "style": self.style}
 
     @property
-    def terms(self) -> tuple[str, ...]:
-        """The names of the loss terms that add to the total loss."""
-        return tuple(term.name for term in self._active_terms())
-
-    @property
     def image_roles(self) -> tuple[str, ...]:
         """Those of the pictures, ``content`` and ``style``, that the total loss depends on."""
         roles = (role for term in self._active_terms() for role in term.image_roles)
@@ -126,10 +121,9 @@ class Figure(Section):
     def _check_titles_fit(self) -> Self:
         counts = {"row_titles": len(self.rows), "column_titles": max(map(len, self.rows))}
         for key, count in counts.items():
-            if (given := len(getattr(self, key))) not in (0, count):
-                raise ValueError(
-                    f"{key} has {given} titles for {count}. Give each its own, or none"
-                )
+            given = len(getattr(self, key))
+            if given not in (0, count):
+                raise ValueError(f"{key} has {given} titles for {count}. Give each one, or none")
         return self
 
     @property
@@ -184,8 +178,7 @@ class Distillation(Section):
 class Checkpointing(Section):
     """How often a running experiment is saved. A change decides no result and re-runs nothing."""
 
-    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
-    """Seconds between two checkpoints."""
+    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0  # seconds between two checkpoints
 
 
 class RunOptions(NamedTuple):
@@ -193,8 +186,7 @@ class RunOptions(NamedTuple):
 
     tracking: Tracking
     checkpoints: Checkpointing
-    group: str | None
-    """The group of the run in W&B: the first figure that shows the experiment."""
+    group: str | None  # of the run in W&B: the first figure that shows the experiment
 
 
 class ReportSettings(Section):

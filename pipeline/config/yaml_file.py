@@ -10,16 +10,14 @@ import yaml
 
 from pipeline.errors import UserError
 
+# The most bytes of a file, and the most characters and values after its aliases are expanded.
 LARGEST = 2**20
-"""The most bytes of a file, and the most characters and values after its aliases are expanded."""
 
 
 def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
-    """Returns the mapping in a file; ``sections`` are its possible keys, for the messages.
+    """Returns the mapping in a file, or raises ``UserError`` if it is none, or has a key twice.
 
-    Raises:
-        UserError: the file does not exist, is larger than ``LARGEST``, is not YAML, is no mapping,
-            or has a key twice.
+    ``sections`` are its possible keys, for the messages.
     """
     try:
         with path.open("rb") as file:

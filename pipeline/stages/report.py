@@ -9,11 +9,7 @@ from pipeline.stages import run_stage
 
 
 def report() -> None:
-    """Replaces the report, and logs a table of its experiments to W&B.
-
-    Raises:
-        UserError: the report has no plan, or params.yaml has mistakes.
-    """
+    """Replaces the report, and logs a table of its experiments to W&B."""
     build_report(read_report_plan(), read_params().tracking)
 
 
