@@ -35,9 +35,7 @@ def check() -> None:
 
 
 @app.command()
-def run(
-    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
-) -> None:
+def run(jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None) -> None:
     """Compute all experiments that are out of date, and the report."""
     from pipeline.experiments.runner import run
 
