@@ -40,8 +40,10 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, BeforeValidator(_valid_name)]
 
 
-class Section(BaseModel, extra="forbid", frozen=True):
+class Section(BaseModel):
     """A mapping of params.yaml. Unknown keys are errors, and values cannot be changed."""
+
+    model_config = {"extra": "forbid", "frozen": True}
 
     @field_validator("*", mode="before")
     @classmethod
