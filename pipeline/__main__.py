@@ -3,8 +3,6 @@
 Each command imports what it needs when it runs, so that ``--help`` takes no time.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The exception for mistakes of the user, and the exit of a command that meets one."""
 
-from __future__ import annotations
-
 import errno
 import re
 import sys

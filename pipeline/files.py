@@ -1,7 +1,5 @@
 """Atomic writing of files, and the hash of a file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

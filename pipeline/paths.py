@@ -1,7 +1,5 @@
 """The files that the stages of dvc.yaml leave for each other, relative to the workspace."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

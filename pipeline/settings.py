@@ -1,7 +1,5 @@
 """The base class of the sections of params.yaml, and the types of values that they share."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

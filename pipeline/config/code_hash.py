@@ -1,7 +1,5 @@
 """The hash of the code that computes a result, so that an edit re-runs what imports the module."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from modulefinder import ModuleFinder

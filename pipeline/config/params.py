@@ -1,7 +1,5 @@
 """Reads params.yaml, completes each experiment from ``defaults``, and reports mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path

@@ -4,8 +4,6 @@ The later stages read their plan and not params.yaml, so a run ends with the set
 with, and DVC re-runs a stage when its plan has changed.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Presets: groups of values that ``python -m pipeline preset`` writes into params.yaml."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

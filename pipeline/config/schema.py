@@ -1,7 +1,5 @@
 """The sections of params.yaml, which explains their keys: types, ranges and defaults."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator

@@ -1,7 +1,5 @@
 """Reads a YAML file whose size, depth and keys are checked."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 from typing import Any

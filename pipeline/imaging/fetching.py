@@ -1,7 +1,5 @@
 """Fetches the pictures of the catalogue into ``data/images``, as upright 8-bit sRGB PNG files."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path

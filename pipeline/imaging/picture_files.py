@@ -3,8 +3,6 @@
 The sizes in this module are Pillow's, (width, height); everywhere else they are (H, W).
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Sources of pictures and weights: a URL, a file inside an installed package, or a local path."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """Converts pictures to image tensors and back; resizes images, and makes white noise."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

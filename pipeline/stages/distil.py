@@ -3,8 +3,6 @@
 Writes ``pipeline/embedded``, or the .safetensors file that its argument names.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Stage ``fetch [EXPERIMENT …]``: fetches the pictures that experiments use."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Stage ``report``: the results of all experiments → static pages in ``reports``."""
 
-from __future__ import annotations
-
 from pipeline.config.params import read_params
 from pipeline.config.plan import read_report_plan
 from pipeline.report.build import build_report

@@ -1,7 +1,5 @@
 """Stage ``stylize EXPERIMENT``: runs one experiment from its plan."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
