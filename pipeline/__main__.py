@@ -3,8 +3,6 @@
 Each command imports what it needs when it runs, so that ``--help`` takes no time.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from pipeline.errors import command_line
 
+JOBS_HELP = "Experiments at a time; by default as cores and memory allow."
 app = typer.Typer(
     help="Neural style transfer (Gatys et al. 2016) as reproducible experiments.",
     no_args_is_help=True,
@@ -34,12 +33,7 @@ def check() -> None:
 
 
 @app.command()
-def run(
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Experiments at a time; by default as cores and memory allow."),
-    ] = None,
-) -> None:
+def run(jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None) -> None:
     """Compute all experiments that are out of date, and the report."""
     from pipeline.experiments.runner import run
 
@@ -55,9 +49,7 @@ def paper() -> None:
 
 
 @preset.command()
-def weights(
-    path: Annotated[Path, typer.Argument(help="A .pth or .safetensors file of VGG-19.")],
-) -> None:
+def weights(path: Annotated[Path, typer.Argument(help="VGG-19 as .pth or .safetensors.")]) -> None:
     """VGG-19 with the weights in a file, as the network."""
     from pipeline.config.presets import vgg19_from, write_values
 

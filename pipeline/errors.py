@@ -1,7 +1,5 @@
 """The exception for mistakes of the user, and the exit of a command that meets one."""
 
-from __future__ import annotations
-
 import errno
 import re
 import sys
@@ -16,8 +14,7 @@ _CREDENTIALS = re.compile(r"://[^/\s]*@")
 class UserError(Exception):
     """A mistake that the user can correct. The message has the value, the rule and the remedy.
 
-    The user name and the password of a URL in it are replaced by "…", since messages are printed,
-    stored, and shown in the report.
+    The user name and the password of a URL in it are replaced by "…".
     """
 
     def __init__(self, message: str) -> None:
@@ -30,22 +27,18 @@ def nearest(word: str, known: list[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else "."
 
 
-_FILE_ERRORS = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT),
-        "the disk is full. Make room and run it again: an experiment goes on from its checkpoint",
-    ),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "this may not be read or written here. Give the user the right to, or work on a copy of "
-        "the repository elsewhere; an experiment goes on from its checkpoint",
-    ),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.ENOTDIR),
-        "it is not there, or its folder. If it was removed meanwhile, run it again: an experiment "
-        "goes on from its checkpoint. If it never was, `dvc repro` makes it",
-    ),
-}
+_FULL = "the disk is full. Make room and run it again: an experiment goes on from its checkpoint"
+_REFUSED = (
+    "this may not be read or written here. Give the user the right to, or work on a copy of the "
+    "repository elsewhere; an experiment goes on from its checkpoint"
+)
+_MISSING = (
+    "it is not there, or its folder. If it was removed meanwhile, run it again: an experiment goes "
+    "on from its checkpoint. If it never was, `dvc repro` makes it"
+)
+_FILE_ERRORS = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL}
+_FILE_ERRORS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _REFUSED)
+_FILE_ERRORS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR), _MISSING)
 
 
 @contextmanager
@@ -61,10 +54,7 @@ def explaining_the_disk() -> Iterator[None]:
 
 
 def command_line(main: Callable[[], None]) -> NoReturn:
-    """Runs a command and exits: 0 when it is done, 1 and one message after a ``UserError``.
-
-    After an interrupt the status is 130, as in a shell.
-    """
+    """Runs a command and exits: 0 when done, 1 after a ``UserError``, 130 after an interrupt."""
     try:
         with explaining_the_disk():
             main()

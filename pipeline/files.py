@@ -1,7 +1,5 @@
 """Atomic writing of files, and the hash of a file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -53,6 +51,11 @@ def json_text(content: Any) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Writes the JSON of ``json_text``, atomically."""
     write_text(path, json_text(content))
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds, or {} if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def sha256(path: Path) -> str:

@@ -1,7 +1,5 @@
 """The files that the stages of dvc.yaml leave for each other, relative to the workspace."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -19,8 +17,8 @@ WEIGHTS_FILE = BACKBONE / "network.safetensors"
 EMBEDDED_FILE = BACKBONE / "embedded.safetensors"
 BACKBONE_RECORD = BACKBONE / "backbone.json"
 
+# {picture: what the last fetch knows of it; ``error`` is why it could not be fetched}
 FETCH_RECORDS = Path("data/status/_images.json")
-"""{picture: what the last fetch knows of it; ``error`` is why it could not be fetched}."""
 
 
 def picture(name: str) -> Path:
@@ -34,10 +32,8 @@ def plan(experiment: str) -> Path:
 
 
 def shared_root() -> Path:
-    """Returns the repository's absolute path, for what DVC does not manage: downloads and W&B.
-
-    A queued DVC experiment runs in a copy of the repository and finds the original in DVC_ROOT.
-    """
+    """Returns the repository's absolute path, for what DVC does not manage: downloads and W&B."""
+    # A queued DVC experiment runs in a copy of the repository and finds the original in DVC_ROOT.
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 

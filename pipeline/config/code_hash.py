@@ -1,25 +1,21 @@
 """The hash of the code that computes a result, so that an edit re-runs what imports the module."""
 
-from __future__ import annotations
-
-import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 import pipeline
 
 PACKAGE = Path(pipeline.__file__).parent
-DISCOVERED = ("pipeline.losses",)
-"""Packages that import all modules in their folder, without naming them."""
+DISCOVERED = "pipeline.losses"  # it imports all modules in its folder, without naming them
 
 
 def code_hash(module: str, data: Iterable[Path] = ()) -> str:
     """Returns the SHA-256 of a module, of all modules of this package that it imports, and of data.
 
-    Args:
-        module: for example ``pipeline.stages.report``.
-        data: other files that decide the result, such as templates.
+    ``data`` are other files that decide the result, such as templates.
     """
     digest = hashlib.sha256()
     for name, file in [*sorted(imported_modules(module).items()), *((f.name, f) for f in data)]:
@@ -28,34 +24,19 @@ def code_hash(module: str, data: Iterable[Path] = ()) -> str:
 
 
 def imported_modules(module: str) -> dict[str, Path]:
-    """Returns {module: its file} of a module and of all that it imports, directly or not."""
-    files: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in files:
-            continue
-        files[name] = _file_of(name)
-        waiting += [parent] if (parent := name.rpartition(".")[0]) else []
-        waiting += _imports(files[name])
-        if name in DISCOVERED:
-            waiting += [f"{name}.{file.stem}" for file in files[name].parent.glob("[!_]*.py")]
-    return files
+    """Returns {module: its file} of a module and of all that it imports, in its functions too."""
+    finder = _OwnModules(path=[str(PACKAGE.parent)])
+    finder.import_hook(module)
+    if DISCOVERED in finder.modules:
+        for file in (PACKAGE / "losses").glob("[!_]*.py"):
+            finder.import_hook(f"{DISCOVERED}.{file.stem}")
+    return {name: Path(vars(each)["__file__"]) for name, each in finder.modules.items()}
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Yields the modules of this package that a file imports, in its functions too."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-        if isinstance(node, ast.ImportFrom):
-            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
-        for name in names:
-            if name.partition(".")[0] == PACKAGE.name and _file_of(name).is_file():
-                yield name
+class _OwnModules(ModuleFinder):
+    """Finds the modules of this package, and of no other."""
 
-
-def _file_of(name: str) -> Path:
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        if path is None and name != PACKAGE.name:
+            raise ImportError(name)
+        return super().find_module(name, path, parent)

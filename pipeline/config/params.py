@@ -1,8 +1,6 @@
 """Reads params.yaml, completes each experiment from ``defaults``, and reports mistakes."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from reprlib import Repr
@@ -11,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.schema import Experiment, Params, RunOptions, Settings
+from pipeline.config.schema import Experiment, Params, Settings
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError, nearest
 from pipeline.losses import make_terms
@@ -31,8 +29,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     The keys of an experiment replace those of ``defaults``; in ``lbfgs``, single keys do.
 
     Raises:
-        UserError: the file does not exist, is not YAML, or has mistakes. The message lists each
-            mistake with its place and the rule.
+        UserError: the file cannot be read or has mistakes; each is listed with its place and rule.
     """
     content = read_mapping(path, list(Params.model_fields))
     try:
@@ -54,26 +51,17 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     raise UserError("\n  ".join([f"{path} has {len(mistakes)} mistake(s):", *shown]))
 
 
-def read_run_options(experiment: str) -> RunOptions:
-    """Returns the options of params.yaml that decide no result of an experiment.
-
-    Raises:
-        UserError: as ``read_params``.
-    """
-    return read_params().run_options(experiment)
-
-
 def find_experiment(params: Params, name: str) -> Experiment:
-    """Returns the settings of an experiment.
-
-    Raises:
-        UserError: no experiment has that name.
-    """
+    """Returns the settings of an experiment, or raises ``UserError`` if none has that name."""
     if name not in params.experiments:
-        known = list(params.experiments)
-        hint = nearest(name, known)
-        raise UserError(f"no experiment {name!r}{hint} The experiments are {', '.join(known)}")
+        choices = _choices("experiments", name, params.experiments)
+        raise UserError(f"no experiment {name!r}{choices}")
     return params.experiments[name]
+
+
+def _choices(kind: str, word: str, known: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown word: the nearest known one, and all."""
+    return f"{nearest(word, list(known))} The {kind} are {', '.join(known)}"
 
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +85,11 @@ def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 def _validation_mistakes(error: ValidationError) -> list[str]:
-    mistakes = [(_place(item["loc"]), _sentence(item)) for item in error.errors()]
+    # "[key]" is pydantic's name for a key itself.
+    mistakes = [
+        (tuple(str(key) for key in item["loc"] if key != "[key]"), _sentence(item))
+        for item in error.errors()
+    ]
     # A mistake in defaults is repeated in every experiment that takes the key from there.
     in_defaults = {(place[1:], text) for place, text in mistakes if place[:1] == ("defaults",)}
     return [
@@ -107,21 +99,14 @@ def _validation_mistakes(error: ValidationError) -> list[str]:
     ]
 
 
-def _place(keys: tuple[str | int, ...]) -> tuple[str, ...]:
-    return tuple(str(key) for key in keys if key != "[key]")  # pydantic's name for a key itself
-
-
 def _sentence(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         *parents, key = map(str, item["loc"])
-        known = list(_model_at(parents).model_fields)
-        return f"unknown key{nearest(key, known)} The keys are {', '.join(known)}"
+        return f"unknown key{_choices('keys', key, _model_at(parents).model_fields)}"
     if item["type"] == "missing":
         return "is missing. Add it"
-    message = item["msg"].removeprefix("Value error, ")
-    return (
-        message if isinstance(item["input"], dict) else f"{_SHORT.repr(item['input'])}: {message}"
-    )
+    value = "" if isinstance(item["input"], dict) else f"{_SHORT.repr(item['input'])}: "
+    return value + item["msg"].removeprefix("Value error, ")
 
 
 def _model_at(place: Sequence[str]) -> type[Section]:
@@ -141,17 +126,13 @@ def _sections_in(annotation: Any) -> Iterator[type[Section]]:
 
 
 def _unknown_images(params: Params) -> Iterator[str]:
-    known = list(params.images)
     named = {f"cast.{role}": image for role, image in params.cast.items()}
     for name, experiment in params.experiments.items():
-        named[f"experiments.{name}.content"] = experiment.content
-        named[f"experiments.{name}.style"] = experiment.style
+        named |= {f"experiments.{name}.{role}": each for role, each in experiment.images.items()}
     for place, image in named.items():
-        if image not in known:
-            yield (
-                f"{place}: no image {image!r} in the catalogue{nearest(image, known)} "
-                f"The images are {', '.join(known)}"
-            )
+        if image not in params.images:
+            choices = _choices("images", image, params.images)
+            yield f"{place}: no image {image!r} in the catalogue{choices}"
 
 
 def _names_alike_but_for_case(params: Params) -> Iterator[str]:
@@ -165,21 +146,19 @@ def _names_alike_but_for_case(params: Params) -> Iterator[str]:
 
 
 def _figure_mistakes(params: Params) -> Iterator[str]:
-    known = list(params.experiments)
     for figure, layout in params.figures.items():
-        unknown = [name for name in layout.experiments if name not in known]
-        for name in unknown:
-            yield (
-                f"figures.{figure}.rows: no experiment {name!r}{nearest(name, known)} "
-                f"The experiments are {', '.join(known)}"
-            )
-        if layout.measure and not unknown:
-            experiments = [params.experiments[name] for name in layout.experiments]
-            if rule := _unmet_rule(layout.measure, experiments):
-                yield f"figures.{figure}.measure: {layout.measure} {rule}"
+        experiments = []
+        for name in layout.experiments:
+            try:
+                experiments.append(find_experiment(params, name))
+            except UserError as error:
+                yield f"figures.{figure}.rows: {error}"
+        complete = len(experiments) == len(layout.experiments)
+        if complete and (rule := _unmet_rule(layout.measure, experiments)):
+            yield f"figures.{figure}.measure: {layout.measure} {rule}"
 
 
-def _unmet_rule(measure: str, experiments: Sequence[Experiment]) -> str:
+def _unmet_rule(measure: str | None, experiments: Sequence[Experiment]) -> str:
     """Returns what a measurement needs and these experiments do not have; empty if nothing."""
     roles = {each.image_roles for each in experiments}
     if measure == "reconstruction":

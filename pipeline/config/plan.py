@@ -1,14 +1,9 @@
 """Plans: files that hold everything that decides the result of a stage, written before it runs.
 
-The stage ``plan`` runs after ``fetch`` and writes one plan for each experiment: its complete
-settings, the hashes of its pictures, and the hash of the code that computes it. The stages
-``backbone`` and ``report`` have a plan too. They read their plan and not params.yaml, so a run ends
-with the settings that it began with, and DVC re-runs a stage when its plan has changed.
+The later stages read their plan and not params.yaml, so a run ends with the settings that it began
+with, and DVC re-runs a stage when its plan has changed.
 """
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,44 +13,31 @@ from pipeline import paths
 from pipeline.config.code_hash import PACKAGE, code_hash
 from pipeline.config.schema import Experiment, Params, ReportSettings
 from pipeline.errors import UserError, nearest
-from pipeline.files import sha256, write_json
+from pipeline.files import read_json, sha256, write_json
 from pipeline.networks.settings import Backbone
 from pipeline.settings import Section
 
+# The modules whose imports compute the result of a stage.
 BACKBONE_CODE = "pipeline.networks.prepare"
 EXPERIMENT_CODE = "pipeline.experiments.run"
 REPORT_CODE = "pipeline.stages.report"
-"""The modules whose imports compute the result of a stage."""
-
 REPORT_TEMPLATES = PACKAGE / "report" / "templates"
 
 
 class InputImage(Section):
-    """A picture that an experiment uses.
-
-    Attributes:
-        name: in the catalogue; the file is ``data/images/NAME.png``.
-        sha256: of that file.
-    """
+    """A picture that an experiment uses: its name in the catalogue, the hash of its PNG file."""
 
     name: str
     sha256: str
 
 
 class Plan(Section):
-    """Everything that decides the result of one experiment, beside the prepared network.
-
-    Attributes:
-        experiment: its name.
-        settings: all of them, completed from the defaults.
-        images: {role: picture}; the roles are ``content`` and ``style``.
-        code: hash of the modules that compute it.
-    """
+    """Everything that decides the result of one experiment, beside the prepared network."""
 
     experiment: str
     settings: Experiment
-    images: dict[str, InputImage]
-    code: str
+    images: dict[str, InputImage]  # by role, ``content`` and ``style``
+    code: str  # hash of the modules that compute the result
 
 
 class BackbonePlan(Section):
@@ -71,15 +53,11 @@ class ReportPlan(ReportSettings):
     code: str
 
 
-AnyPlan = TypeVar("AnyPlan", Plan, BackbonePlan, ReportPlan)
+AnyPlan = TypeVar("AnyPlan", bound=Section)
 
 
 def read_plan(experiment: str) -> Plan:
-    """Returns the plan of an experiment.
-
-    Raises:
-        UserError: it has none, or one of its pictures was replaced since.
-    """
+    """Returns a plan, or raises ``UserError`` if it is missing or a picture was replaced since."""
     plan = _read(paths.plan(experiment), Plan)
     for image in plan.images.values():
         file = paths.picture(image.name)
@@ -119,25 +97,17 @@ def _read(file: Path, model: type[AnyPlan]) -> AnyPlan:
 def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
     """Writes the plans of all experiments, of the backbone and of the report; removes all others.
 
-    Args:
-        params: the parameters that the next run follows.
-        skip_missing: after a fetch that failed, write no plan of an experiment whose picture is
-            missing, or is that of an earlier fetch.
-
-    Returns:
-        The names of the experiments that have a plan.
-
-    Raises:
-        UserError: a picture is missing, and ``skip_missing`` is False.
+    Returns the names of the experiments that have a plan. An experiment whose picture is missing
+    raises ``UserError``. With ``skip_missing``, for after a fetch that failed, it gets no plan, nor
+    does one whose picture is that of an earlier fetch.
     """
     plans = _experiment_plans(params, skip_missing)
+    files: dict[Path, Section] = {paths.plan(plan.experiment): plan for plan in plans}
+    code = code_hash(BACKBONE_CODE)
+    files[paths.BACKBONE_PLAN] = BackbonePlan(settings=params.backbone, code=code)
     shown = {section: getattr(params, section) for section in ReportSettings.model_fields}
-    report_code = code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
-    files: dict[Path, Section] = {
-        **{paths.plan(plan.experiment): plan for plan in plans},
-        paths.BACKBONE_PLAN: BackbonePlan(settings=params.backbone, code=code_hash(BACKBONE_CODE)),
-        paths.REPORT_PLAN: ReportPlan(**shown, code=report_code),
-    }
+    code = code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
+    files[paths.REPORT_PLAN] = ReportPlan(**shown, code=code)
     for file, plan in files.items():
         write_json(file, plan.model_dump(mode="json"))
     for file in set(paths.PLANS.glob("*.json")) - set(files):
@@ -146,11 +116,11 @@ def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
 
 
 def _experiment_plans(params: Params, skip_missing: bool) -> list[Plan]:
-    failed = _failed_fetches() if skip_missing else set()
+    records = read_json(paths.FETCH_RECORDS) if skip_missing else {}
     images = {
         file.stem: InputImage(name=file.stem, sha256=sha256(file))
         for file in paths.IMAGES.glob("*.png")
-        if file.stem not in failed
+        if "error" not in records.get(file.stem, {})
     }
     code = code_hash(EXPERIMENT_CODE)
     plans = []
@@ -164,10 +134,3 @@ def _experiment_plans(params: Params, skip_missing: bool) -> list[Plan]:
                 f"the image {missing[0]!r} of {name} was not fetched. Run `dvc repro fetch`"
             )
     return plans
-
-
-def _failed_fetches() -> set[str]:
-    if not paths.FETCH_RECORDS.is_file():
-        return set()
-    records = json.loads(paths.FETCH_RECORDS.read_text(encoding="utf-8"))
-    return {name for name, record in records.items() if "error" in record}

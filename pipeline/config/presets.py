@@ -1,19 +1,16 @@
 """Presets: groups of values that ``python -m pipeline preset`` writes into params.yaml."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.params import PARAMS_FILE
 from pipeline.errors import UserError
 from pipeline.files import write_text
 
-Values = Mapping[tuple[str, str], str | int]
-"""{(section, key): value}."""
+Values = dict[tuple[str, str], str | int]  # {(section, key): value}
 
+# The network, the size and the pictures of the paper, as far as the catalogue has them.
 PAPER: Values = {
     ("backbone", "architecture"): "vgg19",
     ("backbone", "weights"): "imagenet",
@@ -26,15 +23,10 @@ PAPER: Values = {
     ("cast", "style_d"): "the_scream",
     ("cast", "style_f"): "composition_vii",
 }
-"""The network, the size and the pictures of the paper, as far as the catalogue has them."""
 
 
 def vgg19_from(weights: Path) -> Values:
-    """Returns the values that make VGG-19, with the weights in a file, the network.
-
-    Raises:
-        UserError: no such file.
-    """
+    """Returns the values that make VGG-19, with the weights in a file, the network."""
     weights = weights.expanduser().absolute()
     if not weights.is_file():
         raise UserError(f"there is no file of weights at {weights}. Correct the path")
@@ -42,18 +34,12 @@ def vgg19_from(weights: Path) -> Values:
 
 
 def write_values(values: Values, path: Path = PARAMS_FILE) -> None:
-    """Replaces values in a file of parameters, atomically; all other text and YAML anchors stay.
-
-    Raises:
-        UserError: a section has no line for a key.
-    """
+    """Replaces values in a file of parameters, atomically; all other text and YAML anchors stay."""
     text = path.read_text(encoding="utf-8")
     for (section, key), value in values.items():
+        place = rf"^{section}:\n(?:(?: .*)?\n)*?  {key}:(?: &\w+)?"
         # DVC may have rewritten the file and broken a long value into deeper lines.
-        line = (
-            rf"^{section}:\n(?:(?: .*)?\n)*?  {key}:(?P<anchor> &\w+)?(?P<old>.*\n(?: {{4,}}.*\n)*)"
-        )
-        match = re.search(line, text, re.MULTILINE)
+        match = re.search(rf"{place}(?P<old>.*\n(?: {{4,}}.*\n)*)", text, re.MULTILINE)
         if not match:
             raise UserError(f"{path} has no line `{key}:` under `{section}:`. Add it")
         plain = isinstance(value, int) or value.isidentifier()

@@ -1,9 +1,4 @@
-"""The sections of params.yaml as models, which hold the types, ranges and defaults of its keys.
-
-params.yaml explains what each key means.
-"""
-
-from __future__ import annotations
+"""The sections of params.yaml, which explains their keys: types, ranges and defaults."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
@@ -95,11 +90,6 @@ class Experiment(Settings):
         return {"content": self.content, "style": self.style}
 
     @property
-    def terms(self) -> tuple[str, ...]:
-        """The names of the loss terms that add to the total loss."""
-        return tuple(term.name for term in self._active_terms())
-
-    @property
     def image_roles(self) -> tuple[str, ...]:
         """Those of the pictures, ``content`` and ``style``, that the total loss depends on."""
         roles = (role for term in self._active_terms() for role in term.image_roles)
@@ -127,13 +117,11 @@ class Figure(Section):
 
     @model_validator(mode="after")
     def _check_titles_fit(self) -> Self:
-        widest = max(map(len, self.rows))
-        for key, count in (("row_titles", len(self.rows)), ("column_titles", widest)):
+        counts = {"row_titles": len(self.rows), "column_titles": max(map(len, self.rows))}
+        for key, count in counts.items():
             given = len(getattr(self, key))
             if given not in (0, count):
-                raise ValueError(
-                    f"{key} has {given} titles for {count}. Give each its own, or none"
-                )
+                raise ValueError(f"{key} has {given} titles for {count}. Give each one, or none")
         return self
 
     @property
@@ -186,26 +174,17 @@ class Distillation(Section):
 
 
 class Checkpointing(Section):
-    """How often a running experiment is saved. A change decides no result and re-runs nothing.
+    """How often a running experiment is saved. A change decides no result and re-runs nothing."""
 
-    Attributes:
-        every: seconds between two checkpoints.
-    """
-
-    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    every: Annotated[float, Field(ge=0, le=86_400)] = 30.0  # seconds between two checkpoints
 
 
 class RunOptions(NamedTuple):
-    """The options of a run that do not decide its result, and are therefore not in its plan.
-
-    Attributes:
-        tracking, checkpoints: the sections of that name in params.yaml.
-        group: the group of the run in W&B, the first figure that shows the experiment.
-    """
+    """The options of a run that do not decide its result, and are therefore not in its plan."""
 
     tracking: Tracking
     checkpoints: Checkpointing
-    group: str | None
+    group: str | None  # of the run in W&B: the first figure that shows the experiment
 
 
 class ReportSettings(Section):
@@ -218,10 +197,8 @@ class ReportSettings(Section):
 
     def figure_of(self, experiment: str) -> str | None:
         """Returns the name of the first figure that shows an experiment, or None."""
-        return next(
-            (name for name, figure in self.figures.items() if experiment in figure.experiments),
-            None,
-        )
+        shows = (name for name, figure in self.figures.items() if experiment in figure.experiments)
+        return next(shows, None)
 
 
 class Params(ReportSettings):

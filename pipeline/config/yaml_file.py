@@ -1,7 +1,6 @@
 """Reads a YAML file whose size, depth and keys are checked."""
 
-from __future__ import annotations
-
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,21 @@ import yaml
 
 from pipeline.errors import UserError
 
+# The most bytes of a file, and the most characters and values after its aliases are expanded.
 LARGEST = 2**20
-"""The most bytes of a file, and the most characters and values after its aliases are expanded."""
 
 
 def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
-    """Returns the mapping in a file; ``sections`` are its possible keys, for the messages.
+    """Returns the mapping in a file, or raises ``UserError`` if it is none, or has a key twice.
 
-    Raises:
-        UserError: the file does not exist, is larger than ``LARGEST``, is not YAML, is no mapping,
-            or has a key twice.
+    ``sections`` are its possible keys, for the messages.
     """
     try:
-        content = yaml.load(_text(path), Loader=_Loader)  # noqa: S506
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"has more than {LARGEST:,} bytes, the most that is read. Shorten it")
+        content = yaml.load(text.decode("utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. Run in the folder that holds it") from error
     except OSError as error:
@@ -38,14 +39,6 @@ def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
     return content
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise UserError(f"has more than {LARGEST:,} bytes, the most that is read. Shorten it")
-    return content.decode("utf-8")
-
-
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, without repeated keys, as DVC reads YAML, and with limits to aliases.
 
@@ -53,11 +46,20 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
-        if _expanded_size(node, {}) > LARGEST:
-            raise UserError(
-                f"its aliases stand for more than {LARGEST:,} characters and values. Write out "
-                "what you need"
-            )
+        size, waiting = 0, [node]
+        while waiting:
+            each = waiting.pop()
+            if isinstance(each, yaml.ScalarNode):
+                size += len(each.value)
+            else:
+                pairs = isinstance(each, yaml.MappingNode)
+                waiting += chain.from_iterable(each.value) if pairs else each.value
+            size += 1
+            if size + len(waiting) > LARGEST:
+                raise UserError(
+                    f"its aliases stand for more than {LARGEST:,} characters and values. "
+                    "Write out what you need"
+                )
         return super().construct_document(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -71,25 +73,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in keys:
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in keys:
                 line = node.start_mark.line + 1
                 raise UserError(
-                    f"the key {key.value!r} stands twice in the mapping at line {line}. Rename one"
+                    f"the key {key!r} stands twice in the mapping at line {line}. Rename one"
                 )
-            keys.add(key.value)
+            keys.add(key)
         return super().construct_mapping(node, deep)
-
-
-def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Returns the number of characters and values in a node after its aliases are expanded."""
-    if id(node) not in known:
-        known[id(node)] = LARGEST  # in case of an alias to a node that contains it
-        if isinstance(node, yaml.ScalarNode):
-            size = len(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            size = sum(_expanded_size(each, known) for pair in node.value for each in pair)
-        else:
-            size = sum(_expanded_size(each, known) for each in node.value)
-        known[id(node)] = size + 1
-    return known[id(node)]

@@ -1,20 +1,16 @@
 """Fetches the pictures of the catalogue into ``data/images``, as upright 8-bit sRGB PNG files."""
 
-from __future__ import annotations
-
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import sha256, write_json
+from pipeline.files import read_json, sha256, write_json
 from pipeline.imaging.picture_files import read_picture, read_text, write_png
-from pipeline.imaging.sources import forget_download, locate
+from pipeline.imaging.sources import locate
 
-OWN_PICTURES = Path("data/own")
-"""The folder of the user's own pictures, which DVC watches."""
+OWN_PICTURES = Path("data/own")  # which DVC watches
 
 
 def fetch_images(images: Mapping[str, tuple[str, str | None]], code: str) -> dict[str, str]:
@@ -28,11 +24,9 @@ def fetch_images(images: Mapping[str, tuple[str, str | None]], code: str) -> dic
         code: hash of the code that reads pictures; after a change all of them are read again.
 
     Returns:
-        {name: why it could not be fetched}, of those that could not.
+        {name: error} of those that could not be fetched.
     """
-    records: dict[str, dict[str, str]] = {}
-    if paths.FETCH_RECORDS.is_file():
-        records = json.loads(paths.FETCH_RECORDS.read_text(encoding="utf-8"))
+    records: dict[str, dict[str, str]] = read_json(paths.FETCH_RECORDS)
     for name, source in images.items():
         try:
             records[name] = _fetch(name, *source, code, records.get(name, {}))
@@ -70,7 +64,8 @@ def _fetch(
     try:
         picture = read_picture(file)
     except UserError:
-        forget_download(file, paths.downloads())
+        if file.parent == paths.downloads():
+            file.unlink(missing_ok=True)  # so that it is downloaded again
         raise
     write_png(picture, target, {**text, "Source-SHA256": sha256(file)})
     print(f"{name}: {picture.width}x{picture.height} pixels from {source}")

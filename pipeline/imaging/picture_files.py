@@ -3,8 +3,6 @@
 The sizes in this module are Pillow's, (width, height); everywhere else they are (H, W).
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Mapping
@@ -24,11 +22,10 @@ _MODES_OF_ICC_PROFILES = ("L", "RGB", "CMYK", "YCbCr", "LAB")
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Returns the picture in a file: mode RGB, upright, in sRGB, transparency on white.
+    """Returns the picture in a file, as mode RGB.
 
     EXIF orientation is applied, an embedded ICC profile is converted to sRGB (a broken one is
-    ignored with a warning), alpha is composited on white, 16 bits are reduced to 8. Greyscale,
-    palette and CMYK pictures are accepted.
+    ignored with a warning), alpha is composited on white, 16 bits are reduced to 8.
 
     Raises:
         UserError: not a picture of ``FORMATS``, truncated, animated, floating point, or larger

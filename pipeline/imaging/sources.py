@@ -1,10 +1,4 @@
-"""Sources of pictures and weights: a URL, a file inside an installed package, or a local path.
-
-What a source delivers is not trusted: size and duration of a download are limited, and a known hash
-is checked.
-"""
-
-from __future__ import annotations
+"""Sources of pictures and weights: a URL, a file inside an installed package, or a local path."""
 
 import hashlib
 import importlib.util
@@ -13,9 +7,9 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pooch
@@ -26,8 +20,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 
 USER_AGENT = f"style-transfer-pipeline/{__version__} (reproduction of Gatys et al. 2016)"
-TIMEOUT_S = 30.0
-"""How long a server may send nothing."""
+TIMEOUT_S = 30.0  # how long a server may send nothing
 RETRIES = 2
 
 
@@ -39,10 +32,8 @@ class Limit(NamedTuple):
 
 
 PICTURE = Limit(256 * 2**20, 600)
-WEIGHTS = Limit(2**30, 3600)
-"""VGG-19 with its fully connected layers has 548 MiB."""
+WEIGHTS = Limit(2**30, 3600)  # VGG-19 with its fully connected layers has 548 MiB
 
-_CHUNK = 64 * 2**10
 _PACKAGE = "package:"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -73,11 +64,9 @@ def locate(source: str, known_hash: str | None, downloads: Path, limit: Limit = 
             Python package, or a path: absolute, from ``~``, or relative to the repository.
         known_hash: ``sha256:…`` or ``md5:…`` of the file, or None for no check.
         downloads: folder that keeps downloaded files, so that each is downloaded once.
-        limit: of a download.
 
     Raises:
-        UserError: there is no such file, the download failed or exceeded its limit, or the file has
-            another hash.
+        UserError: there is no such file, its download exceeds the limit, or its hash is another.
     """
     if scheme := _SCHEME.match(source):
         if scheme[1].lower() not in ("http", "https"):
@@ -88,22 +77,15 @@ def locate(source: str, known_hash: str | None, downloads: Path, limit: Limit = 
         return _download(source, known_hash, downloads, limit)
     try:
         path = _in_package(source) if source.startswith(_PACKAGE) else _local(source)
-        if is_file := path.is_file():
+        if path.is_file():
             _check_hash(path, source, known_hash)
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home of no user
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise UserError(f"{source} cannot be read: {reason}. Correct the source") from error
-    if is_file:
-        return path
     if path.is_dir():
         raise UserError(f"{source}: {path} is a folder. Name a file in it")
     raise UserError(f"{source}: there is no file {path}. Correct the source")
-
-
-def forget_download(path: Path, downloads: Path) -> None:
-    """Removes a file that is no picture if it was downloaded, so that it is downloaded again."""
-    if path.resolve().parent == downloads.resolve():
-        path.unlink(missing_ok=True)
 
 
 def _in_package(source: str) -> Path:
@@ -119,10 +101,7 @@ def _in_package(source: str) -> Path:
 
 
 def _local(source: str) -> Path:
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{source}: {error} Correct the source") from error
+    path = Path(source).expanduser()
     # Queued DVC experiments run in a copy of the repository that lacks what git does not track.
     if not path.is_absolute() and not path.exists():
         path = Path(os.environ.get("DVC_ROOT", ".")) / path
@@ -133,26 +112,22 @@ def _check_hash(path: Path, source: str, known_hash: str | None) -> None:
     if known_hash is None:
         return
     algorithm, _, expected = known_hash.partition(":")
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, algorithm).hexdigest()
+    actual = pooch.file_hash(path, algorithm)
     if actual != expected.lower():
         error = f"it is {algorithm}:{actual}."
         raise UserError(f"{source} {_CHANGED.format(known_hash=known_hash, error=error)}")
 
 
 def _download(source: str, known_hash: str | None, downloads: Path, limit: Limit) -> Path:
-    name = hashlib.sha256(source.encode()).hexdigest()[:16] + _suffix(source)
+    try:
+        suffix = Path(urlsplit(source).path).suffix
+    except ValueError as error:
+        raise UserError(f"{source} is no address: {error}. Correct the source") from error
+    name = hashlib.sha256(source.encode()).hexdigest()[:16] + suffix
     store = pooch.create(
-        path=downloads,
-        base_url="",
-        registry={name: known_hash},
-        urls={name: source},
-        retry_if_failed=RETRIES,
+        downloads, "", registry={name: known_hash}, urls={name: source}, retry_if_failed=RETRIES
     )
-
-    def transfer(url: str, target: str, _: Any) -> None:
-        _transfer(url, Path(target), limit.size)
-
+    transfer = partial(_transfer, largest=limit.size)
     try:
         with _time_limit(limit.duration, source):
             return Path(store.fetch(name, downloader=transfer))
@@ -162,27 +137,18 @@ def _download(source: str, known_hash: str | None, downloads: Path, limit: Limit
         raise UserError(f"{source} {message.format(**values)}") from error
 
 
-def _suffix(source: str) -> str:
-    try:
-        return Path(urlsplit(source).path).suffix
-    except ValueError as error:
-        raise UserError(f"{source} is no address: {error}. Correct the source") from error
-
-
-def _transfer(address: str, target: Path, largest: int) -> None:
+def _transfer(address: str, target: str, _: pooch.Pooch, largest: int) -> None:
     """Downloads at most ``largest`` bytes into a file."""
     headers = {"User-Agent": USER_AGENT}
     with (
         requests.get(address, stream=True, timeout=TIMEOUT_S, headers=headers) as answer,
-        target.open("wb") as file,
+        Path(target).open("wb") as file,
         tqdm(unit="B", unit_scale=True, disable=None) as progress,
     ):
         answer.raise_for_status()
-        received = 0
-        for chunk in answer.iter_content(_CHUNK):
+        for chunk in answer.iter_content(chunk_size=64 * 2**10):
             progress.update(len(chunk))
-            received += len(chunk)
-            if received > largest:
+            if file.tell() + len(chunk) > largest:
                 raise UserError(
                     f"{address} sends more than {largest / 2**20:g} MiB, the most that is taken. "
                     "Download it yourself, and give its path as source"
@@ -192,13 +158,12 @@ def _transfer(address: str, target: Path, largest: int) -> None:
 
 @contextmanager
 def _time_limit(seconds: float, source: str) -> Iterator[None]:
-    """Ends the block with a ``UserError`` after a time, whatever it waits for.
+    """Ends the block with a ``UserError`` after a time, in the main thread.
 
-    A server that sends a byte now and then never exceeds the time-out of a socket, least of all in
-    its headers. An alarm ends this too; it needs the main thread, in which stages run.
+    A server that sends a byte now and then never exceeds the time-out of a socket.
     """
 
-    def end(_: int, __: FrameType | None) -> None:
+    def end(*_: object) -> None:
         raise UserError(
             f"{source} took more than {seconds:g} s, the most that a download may take. "
             "Download it yourself, and give its path as source"

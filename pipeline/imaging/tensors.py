@@ -1,7 +1,5 @@
 """Converts pictures to image tensors and back; resizes images, and makes white noise."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 
@@ -66,10 +64,7 @@ def white_noise(size: tuple[int, int], seed: int, level: float) -> Tensor:
 
     It is drawn on the CPU by its own generator, so a seed gives the same noise on every device.
 
-    Args:
-        size: (H, W).
-        seed: of the generator.
-        level: width of the interval around mid-grey: 1 fills [0, 1), 0.1 fills [0.45, 0.55).
+    ``level`` is the width of the interval around mid-grey: 1 fills [0, 1), 0.1 fills [0.45, 0.55).
     """
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand((1, 3, *size), generator=generator)

@@ -1,7 +1,5 @@
 """The stages of dvc.yaml: each module reads its inputs, calls one function, and writes outputs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import NoReturn

@@ -1,7 +1,5 @@
 """Stage ``backbone``: prepares the network whose features define content and style."""
 
-from __future__ import annotations
-
 from pipeline.config.plan import read_backbone_plan
 from pipeline.networks.prepare import prepare
 from pipeline.stages import run_stage

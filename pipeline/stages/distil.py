@@ -1,10 +1,7 @@
 """Stage ``distil``: trains the small network that stands in for VGG-19.
 
-Writes ``pipeline/embedded``, or the .safetensors file that its argument names. It is frozen in
-dvc.yaml, because `dvc repro` must not begin more than an hour of training by itself.
+Writes ``pipeline/embedded``, or the .safetensors file that its argument names.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage ``fetch [EXPERIMENT …]``: fetches the pictures that experiments use."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 
@@ -17,8 +15,7 @@ from pipeline.stages import run_stage
 def fetch(params: Params, experiments: Sequence[str] = ()) -> None:
     """Fetches the pictures of some experiments; or of all, and removes all other pictures.
 
-    Raises:
-        UserError: no such experiment, or pictures, all of them named, that could not be fetched.
+    ``UserError`` names all the pictures that could not be fetched.
     """
     names = experiments or params.experiments
     used = {name: find_experiment(params, name).images.values() for name in names}

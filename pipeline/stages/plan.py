@@ -1,7 +1,5 @@
 """Stage ``plan``: writes into ``data/plan`` what decides the results of the later stages."""
 
-from __future__ import annotations
-
 from pipeline.config.params import read_params
 from pipeline.config.plan import write_plans
 from pipeline.stages import run_stage

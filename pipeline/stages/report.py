@@ -1,7 +1,5 @@
 """Stage ``report``: the results of all experiments → static pages in ``reports``."""
 
-from __future__ import annotations
-
 from pipeline.config.params import read_params
 from pipeline.config.plan import read_report_plan
 from pipeline.report.build import build_report
@@ -9,11 +7,7 @@ from pipeline.stages import run_stage
 
 
 def report() -> None:
-    """Replaces the report, and logs a table of its experiments to W&B.
-
-    Raises:
-        UserError: the report has no plan, or params.yaml has mistakes.
-    """
+    """Replaces the report, and logs a table of its experiments to W&B."""
     build_report(read_report_plan(), read_params().tracking)
 
 

@@ -12,7 +12,7 @@ from conftest import REPOSITORY, save_picture, tiny_params, write_params
 
 from pipeline import paths
 from pipeline.config.code_hash import code_hash, imported_modules
-from pipeline.config.params import read_params, read_run_options
+from pipeline.config.params import read_params
 from pipeline.config.plan import (
     EXPERIMENT_CODE,
     REPORT_TEMPLATES,
@@ -76,7 +76,7 @@ def test_options_that_decide_no_result_are_in_no_plan(params: Any) -> None:
     params |= {"tracking": {"project": "other"}, "checkpoints": {"every": 7.0}}
     write_params(Path(), params)
     assert {name: (paths.PLANS / name).read_bytes() for name in plan_files()} == before
-    options = read_run_options("first")
+    options = read_params().run_options("first")
     assert (options.tracking.project, options.checkpoints.every) == ("other", 7.0)
     assert options.group == "both"
 

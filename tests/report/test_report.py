@@ -20,7 +20,7 @@ from finished_runs import (
 from test_tracking import inspected
 
 from pipeline import paths
-from pipeline.config.params import read_params, read_run_options
+from pipeline.config.params import read_params
 from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
 from pipeline.experiments.run import run_experiment
@@ -139,7 +139,7 @@ def test_experiments_run_again_give_the_same_report_but_for_the_name_of_the_run(
 ) -> None:
     def run_and_report() -> dict[Path, bytes]:
         for name in ("first", "second"):
-            run_experiment(read_plan(name), read_run_options(name))
+            run_experiment(read_plan(name), read_params().run_options(name))
         report()
         names = re.compile(rb"offline-run-[\w-]+")
         return {path: names.sub(b"", content) for path, content in contents().items()}
@@ -214,7 +214,7 @@ def test_picture_that_cannot_be_fetched_is_the_reason(results: Path) -> None:
 def test_interrupted_run_leaves_no_earlier_result(results: Path) -> None:
     paths.WEIGHTS_FILE.unlink()
     with pytest.raises(UserError):
-        run_experiment(read_plan("first"), read_run_options("first"))
+        run_experiment(read_plan("first"), read_params().run_options("first"))
     report()
     assert "The latest run failed" in text("experiments/first.html")
 
