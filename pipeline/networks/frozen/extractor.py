@@ -20,7 +20,7 @@ from pipeline.networks.frozen.convolutions import (
 )
 from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics
-from pipeline.networks.layers import LAYERS, Needs, check_layers, needed_layers
+from pipeline.networks.layers import LAYERS, Needs, down_to_deepest, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
 
@@ -28,42 +28,32 @@ Kept = Literal["nothing", "mask", "values"]
 
 
 class Step(NamedTuple):
-    """One layer of a forward pass; the estimate of a run's memory is derived from these.
-
-    Attributes:
-        layer: its name.
-        pooled: whether a pooling comes before it.
-        statistics: the kinds that are collected from its activations.
-        kept: what of its activations is kept for the backward pass. Of the first layer nothing is
-            kept: its maps are the largest, and the cheapest to compute again.
-    """
+    """One layer of a forward pass; the estimate of a run's memory is derived from these."""
 
     layer: str
     pooled: bool
+    """Whether a pooling comes before it."""
     statistics: tuple[str, ...]
+    """The kinds that are collected from its activations."""
     kept: Kept
+    """What of its activations is kept for the backward pass. Of the first layer nothing is kept:
+    its maps are the largest, and the cheapest to compute again."""
 
 
 def forward_steps(
     layers: Sequence[str], needs: Needs, dtype: torch.dtype = torch.float32
 ) -> list[Step]:
-    """Returns the steps of a forward pass down to the deepest layer that is needed.
+    """Returns the steps of a forward pass down to the deepest of a network's layers that is needed.
 
-    Args:
-        layers: of the network, first to last.
-        needs: {kind of statistic: layers}.
-        dtype: of the activations. Values of bfloat16 are kept in place of a mask: they are small
-            enough, and cost less time.
+    Where activations are bfloat16, their values are kept in place of a mask: they are small enough,
+    and cost less time.
 
     Raises:
         UserError: a needed layer that the network does not have.
     """
-    needed = needed_layers(needs)
-    check_layers(needed, layers)
-    deepest = max(map(layers.index, needed), default=-1)
     steps: list[Step] = []
     block = 1
-    for name in layers[: deepest + 1]:
+    for name in down_to_deepest(layers, needed_layers(needs)):
         pooled, block = LAYERS[name].block != block, LAYERS[name].block
         kinds = tuple(kind for kind in STATISTICS if name in needs.get(kind, ()))
         by_value = dtype == torch.bfloat16 or any(STATISTICS[kind].needs_values for kind in kinds)
@@ -73,24 +63,19 @@ def forward_steps(
 
 
 class Tape(NamedTuple):
-    """What the backward pass needs of a forward pass, and consumes.
-
-    Attributes:
-        first_input: what went into the first layer.
-        records: of each step, what is kept of its activations, and the indices of a max pooling
-            before it.
-    """
+    """What the backward pass needs of a forward pass, and consumes."""
 
     first_input: Tensor
+    """What went into the first layer."""
     records: list[tuple[Step, Tensor | None, Tensor | None]]
+    """Of each step, what is kept of its activations, and the indices of a max pooling before it."""
 
 
 class FrozenFeatures(nn.Module):
     """The network of ``vgg.Features`` for losses: faster, and with less memory.
 
     Args:
-        weights: as ``vgg.Features`` takes them, taps included.
-        pooling: ``avg`` or ``max``.
+        weights, pooling: as ``vgg.Features`` takes them, taps included.
         precision: of the convolutions. ``float32``; ``tf32``: on a GPU, products of 10 bits of
             mantissa; ``bf16``: activations of 8 bits. Gram matrices are float32 in all of them (on
             a CPU that multiplies bfloat16, to two millionths). So is the first layer: rounding
@@ -124,12 +109,8 @@ class FrozenFeatures(nn.Module):
     def forward(self, image: Tensor, needs: Needs) -> Statistics:
         """Returns statistics that autograd can differentiate with respect to the image, once.
 
-        Args:
-            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-            needs: {kind of statistic: names from ``self.layers``}.
-
-        Returns:
-            {kind: {layer: value}}; those of a small network stand for VGG-19's, by its taps.
+        The image is (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+        The statistics of a small network stand for VGG-19's, by its taps.
 
         Raises:
             UserError: a layer that the network does not have, or an image smaller than one
@@ -141,15 +122,16 @@ class FrozenFeatures(nn.Module):
         values = _CollectedStatistics.apply(image, self, needs)
         for (kind, layer), value in zip(_pairs(needs), values, strict=True):
             tap = getattr(self, f"{layer}_tap", None)
-            tapped = value if tap is None else STATISTICS[kind].apply_tap(value, tap)
-            statistics[kind][layer] = tapped
+            statistics[kind][layer] = (
+                value if tap is None else STATISTICS[kind].apply_tap(value, tap)
+            )
         return statistics
 
     @torch.no_grad()
     def collect(self, image: Tensor, needs: Needs) -> tuple[Statistics, Tape]:
-        """Returns statistics before any taps, and what ``pull_back`` needs, without autograd.
+        """Returns statistics before any taps, and what ``pull_back`` needs, as ``forward``.
 
-        Arguments and errors are those of ``forward``; at least one layer must be needed.
+        Autograd is not involved. At least one layer must be needed.
         """
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))

@@ -37,10 +37,8 @@ class Statistic(ABC):
     def pull_back(self, of_statistic: Tensor, gradient: Tensor | None, maps: Tensor) -> Tensor:
         """Adds the gradient that reaches the maps through the statistic.
 
-        Args:
-            of_statistic: gradient of the statistic.
-            gradient: of the maps so far, changed in place; None stands for 0.
-            maps: the feature maps, or a bool mask of where they are above 0.
+        ``gradient``, that of the maps so far, is changed in place; None stands for 0. ``maps`` are
+        the feature maps, or a bool mask of where they are above 0.
         """
 
     @abstractmethod

@@ -48,8 +48,7 @@ def convolve(
         maps: (B, C, H', W') in channels-last memory, float32 or float64.
         kernels: (36, in, out), from ``transform_kernels``.
         bias: (out,), or None.
-        transposed: compute the transposed convolution, from ``out`` channels to ``in``, which is
-            the derivative.
+        transposed: whether to compute the derivative, from ``out`` channels to ``in``.
     """
     points = INVERSES if transposed else IN_ORDER
     kernels = kernels.transpose(1, 2) if transposed else kernels
