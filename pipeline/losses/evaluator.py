@@ -1,7 +1,7 @@
 """Evaluates an objective, on a GPU by replaying a CUDA graph.
 
-An evaluation is some hundred small kernels, and launching them one by one may take longer than
-computing them. A CUDA graph launches all of them at once.
+To launch the some hundred small kernels of an evaluation one by one may take longer than computing
+them. A CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ TOLERANCE = 0.01
 """Relative difference allowed between a replay and an ordinary evaluation: far above rounding."""
 
 Losses = dict[str, Tensor]
-"""What ``Objective`` returns."""
 Evaluation = tuple[Losses, Tensor]
 """The losses, and the gradient ∂total/∂image."""
 Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object], Evaluation]]
-"""The type of ``cuda_graph``."""
 
 
 class Evaluator:

@@ -1,7 +1,4 @@
-"""The names and shapes of VGG-19's convolutions (Simonyan & Zisserman 2015).
-
-A layer's name stands for its activations after ReLU.
-"""
+"""VGG-19's convolutions (Simonyan & Zisserman 2015); a name stands for activations after ReLU."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def rescaling_means(
     active; divided by its layer's median, it stays as weak as the network made it.
 
     Args:
-        features: the network before rescaling, with the pooling of later runs; the taps of a small
-            network must be its heads, so that its features predict VGG-19's filters.
+        features: the network before rescaling, with the pooling of later runs; a small network is
+            ``predicting`` VGG-19's filters.
         images: (1, 3, H, W) float32, RGB in [0, 1]; at least one.
         dead_below: fraction of the layer's median mean.
 

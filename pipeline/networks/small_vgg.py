@@ -1,9 +1,8 @@
 """The small network that stands in for VGG-19.
 
-It has VGG-19's shape with fewer layers and channels. Beside its convolutions it has for each layer
-a head P of shape (N, C): P times its C channels s predicts VGG-19's N activations, before any
-rescaling. A loss does not need the predictions, only sums of their squares, and C channels have the
-same sums:
+It has VGG-19's shape with fewer layers and channels, and for each layer a head P of shape (N, C): P
+times its C channels s predicts VGG-19's N activations, before any rescaling. A loss needs only sums
+of squares of the predictions, and C channels have the same sums:
 
     ‖P D Pᵀ‖² = ‖M^½ D M^½‖²   and   ‖P d‖² = ‖M^½ d‖²,   with M = PᵀP,
 
@@ -35,10 +34,8 @@ def tapped(
 ) -> dict[str, Tensor]:
     """Returns the network whose features have VGG-19's losses, as ``vgg.Features`` takes it.
 
-    Args:
-        weights: as ``predicting`` takes them.
-        means: {layer: (N,) float32, > 0}, from ``rescaling_means`` of the predictions: what to
-            divide VGG-19's filters by, so that the losses are those of the rescaled network.
+    With ``means``, from ``rescaling_means`` of the predictions, these are the losses of the rescaled
+    network, whose filters are divided by their means.
     """
     network = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
     for name in layers_of(weights):

@@ -43,13 +43,9 @@ class Features(nn.Module):
     def forward(self, image: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         """Returns the activations of ``layers``, computed no deeper than the deepest of them.
 
-        Args:
-            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-            layers: in any order.
-
-        Returns:
-            {layer: (1, C, H', W') float32}, with H' = ⌊H / 2^(block − 1)⌋. Without taps C is the
-            layer's number of filters N, and every value is ≥ 0.
+        The image is (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+        Activations are (1, C, H', W') float32, with H' = ⌊H / 2^(block − 1)⌋. Without taps C is the
+        layer's number of filters N, and every value is ≥ 0.
 
         Raises:
             UserError: a layer that the network does not have, or an image smaller than one
@@ -68,8 +64,8 @@ class Features(nn.Module):
         return features
 
 
-def layers_of(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Returns the names of the layers that a network's weights have, first to last."""
+def layers_of(weights: Collection[str]) -> tuple[str, ...]:
+    """Returns the layers of a network, first to last, from the names of its weights."""
     return tuple(name for name in LAYERS if f"{name}.weight" in weights)
 
 

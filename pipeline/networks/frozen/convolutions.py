@@ -18,26 +18,21 @@ WINOGRAD_CHANNELS = 100
 """Number of channels, in and out, from which Winograd's algorithm is faster on a CPU."""
 
 
-def first_convolution(kernels: Tensor, bias: Tensor, precision: Precision) -> Convolution:
-    """Returns the fastest convolution that does not round the image; arguments as below."""
-    if precision == "float32":
+def frozen_convolution(
+    kernels: Tensor, bias: Tensor, precision: Precision, is_first: bool = False
+) -> Convolution:
+    """Returns the fastest convolution for a device, a precision and a number of channels.
+
+    The kernels are (out, in, 3, 3), on the device that computes the convolution; the bias is
+    (out,). A network's first convolution does not round its input, the image.
+    """
+    exact = precision == "float32"
+    if exact and kernels.device.type == "cpu" and min(kernels.shape[:2]) >= WINOGRAD_CHANNELS:
+        return Winograd(kernels, bias)
+    if exact or not is_first:
         return Direct(kernels, bias, precision)
     kind = SplitInput if has_cudnn(kernels) else MixedPrecision
     return kind(kernels, bias, precision)
-
-
-def frozen_convolution(kernels: Tensor, bias: Tensor, precision: Precision) -> Convolution:
-    """Returns the fastest convolution for a device, a precision and a number of channels.
-
-    Args:
-        kernels: (out, in, 3, 3), on the device that computes the convolution.
-        bias: (out,).
-        precision: in which it is computed.
-    """
-    exact = precision == "float32" and kernels.device.type == "cpu"
-    if exact and min(kernels.shape[:2]) >= WINOGRAD_CHANNELS:
-        return Winograd(kernels, bias)
-    return Direct(kernels, bias, precision)
 
 
 class Convolution(nn.Module):
@@ -59,10 +54,7 @@ class Convolution(nn.Module):
         raise NotImplementedError
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """Returns the gradient of the maps before the layer, from that of its output before ReLU.
-
-        This is a convolution with the transposed, flipped kernels.
-        """
+        """Returns the gradient of the layer's input, from that of its output before ReLU."""
         raise NotImplementedError
 
 
@@ -110,15 +102,14 @@ class SplitInput(Direct):
     convolution of as many images. The gradient is rounded as in any other layer.
     """
 
-    CHANNELS_OUT = 8
-    """Of ``backward``, for alignment; all but three are 0."""
+    CHANNELS_OUT = 8  # of ``backward``, for alignment; all but three are 0
 
     def __init__(self, kernels: Tensor, bias: Tensor, precision: Precision) -> None:
         coarse, fine = _split(kernels, 2)
         stacked = torch.cat([coarse, coarse, coarse, fine, fine, torch.zeros_like(fine[:, :1])], 1)
         flipped = _flipped(kernels)
         flipped = functional.pad(flipped, (0, 0, 0, 0, 0, 0, 0, self.CHANNELS_OUT - len(flipped)))
-        super().__init__(stacked, bias, precision, flipped)
+        super().__init__(stacked.to(kernels.dtype), bias, precision, flipped)
 
     def split(self, image: Tensor) -> Tensor:
         """Returns the input of ``forward`` for (B, 3, H, W) images: (B, 16, H, W)."""

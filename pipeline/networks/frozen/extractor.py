@@ -6,18 +6,13 @@ needs only the places where ReLU let a value through, and where a statistic need
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.frozen.convolutions import (
-    Convolution,
-    SplitInput,
-    first_convolution,
-    frozen_convolution,
-)
+from pipeline.networks.frozen.convolutions import Convolution, SplitInput, frozen_convolution
 from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics
 from pipeline.networks.layers import LAYERS, Needs, down_to_deepest, needed_layers
@@ -83,6 +78,9 @@ class FrozenFeatures(nn.Module):
         device: where it computes, and what its convolutions are chosen for.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         weights: Mapping[str, Tensor],
@@ -95,16 +93,14 @@ class FrozenFeatures(nn.Module):
         self.pooling, self.precision = pooling, precision
         self.layers = layers_of(weights)
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
-        buffers = {name: weights[name].view(1, 3, 1, 1) for name in ("mean", "std")}
+        for name in ("mean", "std"):
+            self.register_buffer(name, weights[name].view(1, 3, 1, 1), persistent=False)
         self.convolutions = nn.ModuleDict()
         for name in self.layers:
-            kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            chosen = first_convolution if name == self.layers[0] else frozen_convolution
-            self.convolutions[name] = chosen(kernels, bias, precision)
-            if f"{name}.tap" in weights:
-                buffers[f"{name}_tap"] = weights[f"{name}.tap"]
-        for name, tensor in buffers.items():
-            self.register_buffer(name, tensor, persistent=False)
+            self.convolutions[name] = frozen_convolution(
+                weights[f"{name}.weight"], weights[f"{name}.bias"], precision, not self.convolutions
+            )
+            self.register_buffer(f"{name}_tap", weights.get(f"{name}.tap"), persistent=False)
 
     def forward(self, image: Tensor, needs: Needs) -> Statistics:
         """Returns statistics that autograd can differentiate with respect to the image, once.
@@ -116,15 +112,14 @@ class FrozenFeatures(nn.Module):
             UserError: a layer that the network does not have, or an image smaller than one
                 position of the deepest layer.
         """
-        statistics: Statistics = {kind: {} for kind in needs}
         if not needed_layers(needs):
-            return statistics
-        values = _CollectedStatistics.apply(image, self, needs)
-        for (kind, layer), value in zip(_pairs(needs), values, strict=True):
-            tap = getattr(self, f"{layer}_tap", None)
-            statistics[kind][layer] = (
-                value if tap is None else STATISTICS[kind].apply_tap(value, tap)
-            )
+            return {kind: {} for kind in needs}
+        statistics = _arranged(_CollectedStatistics.apply(image, self, needs), needs)
+        for kind, values in statistics.items():
+            for layer, value in values.items():
+                tap = getattr(self, f"{layer}_tap")
+                if tap is not None:
+                    values[layer] = STATISTICS[kind].apply_tap(value, tap)
         return statistics
 
     @torch.no_grad()
@@ -136,7 +131,7 @@ class FrozenFeatures(nn.Module):
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))
         statistics: Statistics = {kind: {} for kind in needs}
-        maps = (image - self.get_buffer("mean")) / self.get_buffer("std")
+        maps = (image - self.mean) / self.std
         maps = maps.contiguous(memory_format=torch.channels_last)
         first = self._convolution(self.layers[0])
         maps = first.split(maps) if isinstance(first, SplitInput) else maps
@@ -178,7 +173,7 @@ class FrozenFeatures(nn.Module):
             gradient = self._convolution(step.layer).backward(gradient)
             below_pooling, indices = step.pooled, indices_before
         assert gradient is not None, "the tape is empty"
-        return gradient / self.get_buffer("std")
+        return gradient / self.std
 
     def _convolution(self, name: str) -> Convolution:
         convolution = self.convolutions[name]
@@ -195,14 +190,11 @@ class _CollectedStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.needs = network, needs
         statistics, ctx.tape = network.collect(image, needs)
-        return tuple(statistics[kind][layer] for kind, layer in _pairs(needs))
+        return tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
 
     @staticmethod
     def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
-        gradients: Statistics = {kind: {} for kind in ctx.needs}
-        for (kind, layer), value in zip(_pairs(ctx.needs), values, strict=True):
-            gradients[kind][layer] = value
-        return ctx.network.pull_back(ctx.tape, gradients), None, None
+        return ctx.network.pull_back(ctx.tape, _arranged(values, ctx.needs)), None, None
 
 
 def _kept(maps: Tensor, step: Step) -> Tensor | None:
@@ -211,5 +203,7 @@ def _kept(maps: Tensor, step: Step) -> Tensor | None:
     return maps if step.kept == "values" else maps.to(torch.bool)
 
 
-def _pairs(needs: Needs) -> list[tuple[str, str]]:
-    return [(kind, layer) for kind, layers in needs.items() for layer in layers]
+def _arranged(values: Iterable[Tensor], needs: Needs) -> Statistics:
+    """Returns as {kind: {layer: value}} what is given in the order of ``needs``."""
+    rest = iter(values)
+    return {kind: {layer: next(rest) for layer in layers} for kind, layers in needs.items()}
