@@ -26,8 +26,9 @@ from pipeline.distillation.training_data import Teacher, TrainingData
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import WEIGHTS, locate
-from pipeline.networks.weight_files import imagenet_weights, load_weights, save_small
+from pipeline.imaging.sources import locate
+from pipeline.networks.prepare import published_weights
+from pipeline.networks.weight_files import load_weights, save_small
 from pipeline.records.provenance import code_version, package_versions
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.trainer import run
@@ -58,10 +59,7 @@ def distil(params: Params, output: Path) -> None:
     # cuBLAS reads this when it is first used, which is before Lightning would set it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     files = find_pictures(settings.pictures)
-    if settings.weights == "imagenet":
-        teacher_file = imagenet_weights()
-    else:
-        teacher_file = locate(settings.weights, None, paths.downloads(), WEIGHTS)
+    teacher_file = published_weights(settings.weights)
     record: dict[str, Any] = {
         # Not the paths, which are those of this machine; the hashes identify the files.
         "settings": settings.model_dump(exclude={"weights", "pictures"}),

@@ -1,7 +1,7 @@
 """Evaluates an objective, on a GPU by replaying a CUDA graph.
 
-An evaluation is some hundred small kernels, and launching them one by one may take longer than
-computing them. A CUDA graph launches all of them at once.
+To launch the some hundred small kernels of an evaluation one by one may take longer than computing
+them. A CUDA graph launches all of them at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ TOLERANCE = 0.01
 """Relative difference allowed between a replay and an ordinary evaluation: far above rounding."""
 
 Losses = dict[str, Tensor]
-"""What ``Objective`` returns."""
 Evaluation = tuple[Losses, Tensor]
 """The losses, and the gradient ∂total/∂image."""
 Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object], Evaluation]]
-"""The type of ``cuda_graph``."""
 
 
 class Evaluator:
@@ -50,9 +48,8 @@ class Evaluator:
 def fastest_evaluation(objective: Objective, image: Tensor) -> Callable[[Tensor], Losses]:
     """Returns the objective, or on a CUDA GPU a recording of it if one can be made.
 
-    Args:
-        objective: must stay unchanged, and on its device.
-        image: of the shape and device of those to be evaluated.
+    The objective must stay unchanged and on its device; the images to be evaluated must have the
+    shape and device of the given one.
     """
     if image.device.type == "cuda":
         try:
@@ -70,11 +67,10 @@ class RecordedObjective:
     """
 
     def __init__(self, objective: Objective, image: Tensor, recorder: Recorder) -> None:
-        self.objective = objective
         self.image = image.detach().clone().requires_grad_()
-        samples = image.detach().flip(3), image.detach().flip(2)
-        expected = [self._evaluate(sample) for sample in samples]
-        self._replay, self.results = recorder(self._evaluate, WARM_UP)
+        samples = [image.detach().flip(edge).requires_grad_() for edge in (3, 2)]
+        expected = [_evaluate(objective, sample) for sample in samples]
+        self._replay, self.results = recorder(lambda: _evaluate(objective, self.image), WARM_UP)
         for sample, (losses, gradient) in zip(samples, expected, strict=True):
             self.replay(sample)
             _check_close(self.results[0]["total"], losses["total"])
@@ -90,14 +86,6 @@ class RecordedObjective:
             self.image.copy_(image)
         self._replay()
 
-    def _evaluate(self, image: Tensor | None = None) -> Evaluation:
-        if image is not None:
-            with torch.no_grad():
-                self.image.copy_(image)
-        losses = self.objective(self.image)
-        (gradient,) = torch.autograd.grad(losses["total"], self.image)
-        return {name: loss.detach() for name, loss in losses.items()}, gradient
-
 
 class _Replay(torch.autograd.Function):
     """From an image to the total loss, by a replay that computes the gradient too."""
@@ -111,6 +99,12 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor, None]:
         return of_total * ctx.gradient, None
+
+
+def _evaluate(objective: Objective, image: Tensor) -> Evaluation:
+    losses = objective(image)
+    (gradient,) = torch.autograd.grad(losses["total"], image)
+    return {name: loss.detach() for name, loss in losses.items()}, gradient
 
 
 def _check_close(replayed: Tensor, expected: Tensor) -> None:

@@ -16,12 +16,8 @@ class Objective(nn.Module):
     """The total loss as a function of an image.
 
     With the content and style losses this is α·L_content + β·L_style (Gatys et al. 2016, eq. 7).
-    **Differs:** further terms may be added.
-
-    Args:
-        features: the network.
-        terms: with their weights, in their order; copied.
-        images: {role: (1, 3, H, W) float32, RGB in [0, 1]}, where the targets come from.
+    **Differs:** further terms may be added. The terms are copied, and get their targets from the
+    images, {role: (1, 3, H, W) float32, RGB in [0, 1]}.
     """
 
     def __init__(
@@ -43,14 +39,10 @@ class Objective(nn.Module):
         return ["total", *(term.name for term in self.terms), *parts, *weighted]
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Returns the losses of an image, all scalars.
+        """Returns the losses of a (1, 3, H, W) float32 image of the content image's size, scalars.
 
-        Args:
-            image: (1, 3, H, W) float32, of the content image's size.
-
-        Returns:
-            ``total``; the value of each term, weighted, under its name; each named part as
-            ``NAME_PART``, before any weight, and as ``NAME_PART_weighted``, its share of the total.
+        They are ``total``; the value of each term, weighted, under its name; each named part as
+        ``NAME_PART``, before any weight, and as ``NAME_PART_weighted``, its share of the total.
         """
         statistics = self.features(image, self.needs)
         terms: dict[str, Tensor] = {}

@@ -40,16 +40,11 @@ class StyleLoss(LayerTerm):
 def gram_matrix(features: Tensor) -> Tensor:
     """Returns the correlations of filters G_ij = (1/M) Σ_k F_ik F_jk (Gatys et al. 2016, eq. 3).
 
-    This is the definition; a run computes it in chunks (``networks.frozen.statistics``).
+    F are (1, C, H', W') activations after ReLU; G is (C, C), float32 or more precise. A run
+    computes it in chunks (``networks.frozen.statistics``).
 
     **Differs:** divided by the number of positions M, so that pictures of different sizes can be
     compared. Where both have one size, this is the constant 1 / M² that the paper has in eq. 4.
-
-    Args:
-        features: F, (1, C, H', W') activations after ReLU.
-
-    Returns:
-        (C, C), symmetric, positive semi-definite, float32 or more precise.
     """
     exact = features if features.dtype.itemsize >= 4 else features.float()
     maps = exact.flatten(start_dim=2).squeeze(0)

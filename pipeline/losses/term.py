@@ -1,15 +1,13 @@
 """The base classes of loss terms, and the types of their settings.
 
-A term is one module of this package that defines a subclass of ``LayerTerm`` or ``ImageTerm``, or
-of ``LossTerm`` itself; ``loss_terms`` finds it. Its settings are keys of an experiment in
-params.yaml. The module imports torch for annotations alone, since reading params.yaml must not
-wait for it.
+``docs/architecture.md`` explains how to add a term. Its module imports torch for annotations alone,
+since reading params.yaml must not wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -31,36 +29,27 @@ WHOLE = ""
 class LossTerm:
     """One term of the total loss: its weight times the weighted sum of its parts.
 
-    Args:
-        settings: of an experiment; the term takes the keys of its ``Settings``.
-
-    Attributes:
-        name: its column in the history.
-        order: its place in the sum and in the history.
-        Settings: its keys of params.yaml.
-        weight_key, layers_key: the keys of its weight and, if it has layers, of theirs.
-        image_roles: the input pictures, ``content`` or ``style``, that its targets come from.
-        sufficient: whether an experiment may have this term alone; not if every picture is a
-            minimum of it.
-        weight: the factor of the whole term.
-        part_weights: {part: its weight w_l}; a part is a layer, or ``WHOLE``.
-        targets: {part: its target}.
+    A part is a layer, or ``WHOLE``. The term takes its own keys from an experiment's settings.
     """
 
     name: ClassVar[str]
+    """Its column in the history."""
     order: ClassVar[int]
+    """Its place in the sum and in the history."""
     Settings: ClassVar[type[Section]]
+    """Its keys of params.yaml."""
     weight_key: ClassVar[str]
     layers_key: ClassVar[str] = ""
     image_roles: ClassVar[tuple[str, ...]] = ()
+    """The input pictures, ``content`` or ``style``, that its targets come from."""
     sufficient: ClassVar[bool] = True
+    """Whether an experiment may have this term alone; not if every picture is a minimum of it."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         own = {key: settings[key] for key in self.Settings.model_fields if key in settings}
         self.settings = self.Settings.model_validate(own).model_dump()
         self.weight: float = self.settings[self.weight_key]
-        layers = self.settings[self.layers_key] if self.layers_key else {WHOLE: 1.0}
-        self.part_weights: dict[str, float] = layers
+        self.part_weights: dict[str, float] = self.settings.get(self.layers_key, {WHOLE: 1.0})
         self.targets: dict[str, Tensor] = {}
 
     @property
@@ -79,19 +68,13 @@ class LossTerm:
         return {}
 
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
-        """Computes ``targets``.
-
-        Args:
-            images: {role: (1, 3, H, W) float32, RGB in [0, 1]}.
-            collect: returns the statistics of an image.
-        """
+        """Computes ``targets`` from {role: (1, 3, H, W) float32, RGB in [0, 1]}."""
 
     def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
         """Returns {part: its loss}, scalars before any weight.
 
-        Args:
-            image: (1, 3, H, W) float32, RGB, 0 black and 1 white.
-            statistics: of the image, {kind: {layer: value}}; what the term needs, or more.
+        The image is (1, 3, H, W) float32, RGB, 0 black and 1 white; its statistics are those that
+        the term needs, or more.
         """
         raise NotImplementedError
 
@@ -108,21 +91,16 @@ class ImageTerm(LossTerm):
 
 
 class LayerTerm(LossTerm):
-    """A term that compares a statistic of some layers with that of an input picture.
-
-    Attributes:
-        statistic: its kind, a key of ``networks.frozen.statistics.STATISTICS``.
-    """
+    """A term that compares a statistic of some layers with that of an input picture."""
 
     statistic: ClassVar[str]
+    """Its kind, a key of ``networks.frozen.statistics.STATISTICS``."""
 
     def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
-        """Returns the loss of a layer, a scalar.
+        """Returns the loss of a layer, a scalar, from its statistic in the image and its target.
 
-        Args:
-            value, target: its statistic in the image and in the input picture.
-            filters: N, VGG-19's number of filters in the layer. A small network has the same sums
-                of squares in fewer channels (``pipeline.networks.small_vgg``).
+        ``filters`` is N, VGG-19's number of filters in the layer. A small network has the same sums
+        of squares in fewer channels (``pipeline.networks.small_vgg``).
         """
         raise NotImplementedError
 
@@ -171,20 +149,11 @@ def _known_layers(layers: dict[str, float]) -> dict[str, float]:
     return {name: layers[name] for name in LAYERS if name in layers}
 
 
-def _known_convention(name: str) -> str:
-    if name not in CONVENTIONS:
-        raise ValueError(f"{name!r} is none of {', '.join(CONVENTIONS)}")
-    return name
-
-
 LayerWeights = Annotated[
     dict[str, Weight], BeforeValidator(_equal_weights), AfterValidator(_known_layers)
 ]
 """{layer: weight}; in params.yaml also a list of layers."""
-LossConvention = Annotated[str, AfterValidator(_known_convention)]
-CONVENTIONS = "mean", "paper"
-"""Constants of the content and style losses, and with them of their weights: means of squared
-differences, as in the authors' code, or the equations as printed. ``paper`` needs a content weight
-that is smaller by 2 N M, a factor that grows with the picture; with ``mean`` one ratio α/β serves
-every size. The paper prints ratios from 1e-4 to 1e-1 under its figures; with our rescaling, which
-keeps dead filters weak, pictures look so at ratios larger by a factor of 20 to 1000, mostly 100."""
+LossConvention = Literal["mean", "paper"]
+"""Constants of the content and style losses: means of squared differences, as in the authors' code,
+or the equations as printed. ``paper`` needs a content weight that is smaller by 2 N M, a factor
+that grows with the picture; with ``mean`` one ratio α/β serves every size (``docs/method.md``)."""

@@ -1,11 +1,8 @@
-"""The names and shapes of VGG-19's convolutions (Simonyan & Zisserman 2015).
-
-A layer's name stands for its activations after ReLU.
-"""
+"""VGG-19's convolutions (Simonyan & Zisserman 2015); a name stands for activations after ReLU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import UserError, nearest
@@ -46,6 +43,16 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
 def needed_layers(needs: Needs) -> list[str]:
     """Returns the layers of which any statistic is needed, each once."""
     return list(dict.fromkeys(layer for layers in needs.values() for layer in layers))
+
+
+def down_to_deepest(layers: Sequence[str], wanted: Collection[str]) -> Sequence[str]:
+    """Returns a network's layers, first to last, down to the deepest that is wanted.
+
+    Raises:
+        UserError: a layer that the network does not have.
+    """
+    check_layers(wanted, layers)
+    return layers[: max(map(layers.index, wanted), default=-1) + 1]
 
 
 def check_layers(names: Iterable[str], known: Sequence[str] = tuple(LAYERS)) -> None:

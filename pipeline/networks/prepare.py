@@ -29,8 +29,7 @@ from pipeline.networks.weight_files import (
 def prepare(settings: Backbone) -> None:
     """Writes the prepared network, the embedded one for warm starts, and a record of both.
 
-    The files are ``network.safetensors``, ``embedded.safetensors`` and ``backbone.json`` in
-    ``data/backbone``. Both networks are rescaled over the same calibration pictures.
+    Both networks are rescaled over the same calibration pictures.
 
     Raises:
         UserError: weights or calibration pictures that are missing or cannot be read.
@@ -38,7 +37,7 @@ def prepare(settings: Backbone) -> None:
     sources = dict.fromkeys(settings.calibration) if settings.rescale else {}
     calibration = {source: locate(source, None, paths.downloads()) for source in sources}
     images = [_calibration_image(file, settings.calibration_size) for file in calibration.values()]
-    file = _weights_file(settings)
+    file = published_weights(settings.weights)
     small = settings.architecture == "vgg19-small"
     published = load_small(file) if small else load_weights(file, settings.convention)
     weights, rescaling = _rescaled(published, settings, images)
@@ -60,18 +59,20 @@ def prepare(settings: Backbone) -> None:
     print(f"backbone: {settings.architecture}, {file}, {settings.pooling} pooling, {done}")
 
 
-def _weights_file(settings: Backbone) -> Path:
-    if settings.weights == "imagenet":
+def published_weights(source: str) -> Path:
+    """Returns the file that a setting ``weights`` names: ``imagenet``, ``embedded`` or a source.
+
+    Raises:
+        UserError: there is no such file, or it cannot be downloaded.
+    """
+    if source == "imagenet":
         return imagenet_weights()
-    if settings.weights == "embedded":
-        return EMBEDDED
-    return locate(settings.weights, None, paths.downloads(), WEIGHTS)
+    return EMBEDDED if source == "embedded" else locate(source, None, paths.downloads(), WEIGHTS)
 
 
 def _calibration_image(file: Path, long_edge: int) -> Tensor:
     image = to_tensor(read_picture(file))
-    height, width = image.shape[-2:]
-    size = scaled_size((height, width), "long", long_edge)
+    size = scaled_size((image.shape[2], image.shape[3]), "long", long_edge)
     return resize(image, size, "bicubic", antialias=True)
 
 
@@ -80,10 +81,7 @@ def _rescaled(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns a network as ``Features`` takes it, rescaled if it shall be, and a record of that.
 
-    Args:
-        weights: of VGG-19, or of a small network, which has heads.
-        settings: of which ``pooling``, ``rescale`` and ``dead_below`` are used.
-        images: the calibration pictures, each (1, 3, H, W) float32, RGB in [0, 1].
+    The weights are VGG-19's, or those of a small network, which has heads.
     """
     small = "conv1_1.head" in weights
     if not settings.rescale:

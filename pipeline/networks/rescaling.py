@@ -22,25 +22,24 @@ def rescaling_means(
     active; divided by its layer's median, it stays as weak as the network made it.
 
     Args:
-        features: the network before rescaling, with the pooling of later runs; the taps of a small
-            network must be its heads, so that its features predict VGG-19's filters.
-        images: (1, 3, H, W) float32 pictures, RGB in [0, 1]; at least one.
+        features: the network before rescaling, with the pooling of later runs; a small network is
+            ``predicting`` VGG-19's filters.
+        images: (1, 3, H, W) float32, RGB in [0, 1]; at least one.
         dead_below: fraction of the layer's median mean.
 
     Returns:
         {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
     """
-    sums = {name: torch.zeros(LAYERS[name].channels_out) for name in features.layers}
+    means = {name: torch.zeros(LAYERS[name].channels_out) for name in features.layers}
     positions = dict.fromkeys(features.layers, 0)
     with torch.no_grad():
         for image in images:
             for name, activations in features(image, features.layers).items():
-                sums[name] += activations.sum(dim=(0, 2, 3)).cpu()
+                means[name] += activations.sum(dim=(0, 2, 3)).cpu()
                 positions[name] += activations[0, 0].numel()
-    means: dict[str, Tensor] = {}
     dead: dict[str, list[int]] = {}
-    for name in features.layers:
-        mean = sums[name] / positions[name]
+    for name, total in means.items():
+        mean = total / positions[name]
         median = mean.median().clamp_min(torch.finfo(torch.float32).tiny)
         is_dead = mean < dead_below * median
         means[name] = torch.where(is_dead, median, mean)
@@ -52,13 +51,9 @@ def rescaling_means(
 def rescale(weights: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the weights of the same network with rescaled filters.
 
-    Weight and bias of filter i are divided by its mean a_i, and the next layer's input channel i
-    is multiplied by a_i. ReLU and both poolings are positively homogeneous, so every layer's
-    activations are the old ones divided by a, and what the network computes is unchanged.
-
-    Args:
-        weights: as ``Features`` takes them; not modified.
-        means: {layer: (N,) float32, > 0}, from ``rescaling_means``.
+    Weight and bias of filter i are divided by its mean a_i, from ``rescaling_means``, and the next
+    layer's input channel i is multiplied by a_i. ReLU and both poolings are positively homogeneous,
+    so every layer's activations are divided by a, and what the network computes is unchanged.
     """
     scaled = dict(weights)
     before = torch.ones(3)

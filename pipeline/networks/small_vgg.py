@@ -1,9 +1,8 @@
 """The small network that stands in for VGG-19.
 
-It has VGG-19's shape with fewer layers and channels. Beside its convolutions it has for each layer
-a head P of shape (N, C): P times its C channels s predicts VGG-19's N activations, before any
-rescaling. A loss does not need the predictions, only sums of their squares, and C channels have the
-same sums:
+It has VGG-19's shape with fewer layers and channels, and for each layer a head P of shape (N, C): P
+times its C channels s predicts VGG-19's N activations, before any rescaling. A loss needs only sums
+of squares of the predictions, and C channels have the same sums:
 
     ‖P D Pᵀ‖² = ‖M^½ D M^½‖²   and   ‖P d‖² = ‖M^½ d‖²,   with M = PᵀP,
 
@@ -24,31 +23,23 @@ from pipeline.networks.vgg import layers_of
 def predicting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the network whose features are its predictions of VGG-19's activations.
 
-    Args:
-        weights: ``conv1_1.weight``, ``.bias`` and ``.head`` (N, C) …, ``mean`` and ``std``.
-
-    Returns:
-        What ``vgg.Features`` takes, with the heads as taps.
+    The weights are ``conv1_1.weight``, ``.bias`` and ``.head`` (N, C) …, ``mean`` and ``std``. In
+    the result, which ``vgg.Features`` takes, the heads are the taps.
     """
-    network, heads = _without_heads(weights)
-    return network | {f"{name}.tap": head for name, head in heads.items()}
+    return {name.replace(".head", ".tap"): tensor for name, tensor in weights.items()}
 
 
 def tapped(
     weights: Mapping[str, Tensor], means: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Returns the network whose features have VGG-19's losses.
+    """Returns the network whose features have VGG-19's losses, as ``vgg.Features`` takes it.
 
-    Args:
-        weights: as ``predicting`` takes them.
-        means: {layer: (N,) float32, > 0}, from ``rescaling_means`` of the predictions: what to
-            divide VGG-19's filters by, so that the losses are those of the rescaled network.
-
-    Returns:
-        What ``vgg.Features`` takes, with (C, C) taps.
+    With ``means``, from ``rescaling_means`` of the predictions, these are the losses of the rescaled
+    network, whose filters are divided by their means.
     """
-    network, heads = _without_heads(weights)
-    for name, head in heads.items():
+    network = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
+    for name in layers_of(weights):
+        head = weights[f"{name}.head"]
         scaled = head if means is None else head / means[name].to(head).view(-1, 1)
         network[f"{name}.tap"] = square_root(scaled.T @ scaled)
     return network
@@ -59,10 +50,3 @@ def square_root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix.double())
     root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     return root.float()
-
-
-def _without_heads(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns the network without its heads, and {layer: its head}."""
-    heads = {name: weights[f"{name}.head"] for name in layers_of(weights)}
-    network = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
-    return network, heads

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
-from pipeline.networks.vgg import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.networks.vgg import IMAGENET_MEAN, IMAGENET_STD, layers_of
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "embedded" / "vgg19-small.safetensors"
 """The small network that is part of this package."""
@@ -31,9 +31,7 @@ GIVE_A_PATH = (
 
 
 def imagenet_weights() -> Path:
-    """Returns torchvision's ``VGG19_Weights.IMAGENET1K_V1`` file, downloaded if it is not cached.
-
-    The cache is torch's: ``$TORCH_HOME/hub/checkpoints``, by default ``~/.cache/torch/…``.
+    """Returns torchvision's ``VGG19_Weights.IMAGENET1K_V1`` file, from torch's cache or downloaded.
 
     Raises:
         UserError: it is not in the cache and cannot be downloaded.
@@ -59,9 +57,8 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
     """Loads VGG-19's convolutions from a published file, as ``Features`` takes them: float32, RGB.
 
     Args:
-        path: ``.pth`` (read with ``weights_only=True``) or ``.safetensors``. The keys may be
-            torchvision's ``features.0.weight`` or the authors' ``conv1_1.weight``; those of the
-            fully connected layers are ignored.
+        path: ``.pth`` or ``.safetensors``. The keys may be torchvision's ``features.0.weight`` or
+            the authors' ``conv1_1.weight``; those of fully connected layers are ignored.
         convention: the input that the network was trained on. ``torchvision``: RGB in [0, 1], less
             the ImageNet mean, over its standard deviation. ``caffe``: BGR, 0–255, mean subtracted.
 
@@ -71,7 +68,8 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
     tensors = _read(path)
     if "conv1_1.head" in tensors:
         raise UserError(
-            f"{path} is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small"
+            f"{path} is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small, or "
+            "give a file of VGG-19"
         )
     weights: dict[str, Tensor] = {}
     for layer in LAYERS.values():
@@ -183,23 +181,14 @@ def check_backbone(path: Path) -> None:
 
 
 def read_channels(path: Path) -> tuple[dict[str, int], str]:
-    """Returns {layer: number of channels}, first to last, and the pooling of a prepared network.
-
-    Raises:
-        UserError: as ``load_backbone``.
-    """
+    """Returns {layer: channels}, first to last, and the pooling; raises as ``load_backbone``."""
     with _open_backbone(path) as (file, pooling):
-        keys = set(file.keys())
-        layers = [name for name in LAYERS if f"{name}.weight" in keys]
+        layers = layers_of(file.keys())
         return {name: file.get_slice(f"{name}.weight").get_shape()[0] for name in layers}, pooling
 
 
 def load_backbone(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Loads the weights and the pooling that ``save_backbone`` wrote.
-
-    Raises:
-        UserError: no such file, or a damaged one.
-    """
+    """Loads weights and pooling, as saved; raises ``UserError`` for a missing or damaged file."""
     with _open_backbone(path) as (file, pooling):
         return {name: file.get_tensor(name) for name in file.keys()}, pooling  # noqa: SIM118
 

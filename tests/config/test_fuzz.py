@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -29,7 +29,7 @@ from safetensors.torch import save as safetensors
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
-from pipeline.losses.term import CONVENTIONS
+from pipeline.losses.term import LossConvention
 from pipeline.networks.layers import ARCHITECTURES
 from pipeline.networks.weight_files import load_small, load_weights
 
@@ -200,7 +200,7 @@ legal_settings = st.fixed_dictionaries(
         "style_weight": weights,
         "variation_weight": weights,
         "range_weight": weights,
-        "convention": st.sampled_from(sorted(CONVENTIONS)),
+        "convention": st.sampled_from(get_args(LossConvention)),
         "init": st.sampled_from(["noise", "content", "style"]),
         "seed": st.integers(0, 2**63 - 1),
         "size": st.none() | st.integers(16, 16384),

@@ -141,7 +141,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     (
         "unknown convention",
         lambda p: p["defaults"].update(convention="sum"),
-        "defaults.convention: 'sum': 'sum' is none of mean, paper",
+        "defaults.convention: 'sum': Input should be 'mean' or 'paper'",
     ),
     (
         "missing key",

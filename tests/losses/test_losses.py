@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
 from pipeline.losses.content import ContentLoss
 from pipeline.losses.out_of_range import OutOfRange
 from pipeline.losses.style import StyleLoss, gram_matrix
-from pipeline.losses.term import CONVENTIONS
+from pipeline.losses.term import LossConvention
 from pipeline.losses.total_variation import TotalVariation
 
 N, H, W = 5, 4, 6
@@ -55,7 +57,7 @@ def test_gram_matrix_is_float32_for_half_precision_features(features: torch.Tens
     assert gram_matrix(features.bfloat16()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", get_args(LossConvention))
 def test_losses_are_zero_at_their_target_only(
     convention: str, features: torch.Tensor, target: torch.Tensor
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import skimage.data
@@ -14,7 +15,7 @@ from pipeline.distillation.student import Student
 from pipeline.errors import UserError
 from pipeline.losses import make_terms
 from pipeline.losses.style import gram_matrix
-from pipeline.losses.term import CONVENTIONS
+from pipeline.losses.term import LossConvention
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
 from pipeline.networks.rescaling import rescaling_means
 from pipeline.networks.small_vgg import predicting, square_root, tapped
@@ -32,7 +33,7 @@ def small() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("rescaled", [False, True])
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", get_args(LossConvention))
 def test_losses_of_the_taps_are_those_of_the_predictions(
     convention: str, rescaled: bool, small: dict[str, Tensor], images: tuple[Tensor, Tensor]
 ) -> None:

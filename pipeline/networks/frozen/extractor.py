@@ -6,21 +6,16 @@ needs only the places where ReLU let a value through, and where a statistic need
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.frozen.convolutions import (
-    Convolution,
-    SplitInput,
-    first_convolution,
-    frozen_convolution,
-)
+from pipeline.networks.frozen.convolutions import Convolution, SplitInput, frozen_convolution
 from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics
-from pipeline.networks.layers import LAYERS, Needs, check_layers, needed_layers
+from pipeline.networks.layers import LAYERS, Needs, down_to_deepest, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
 
@@ -28,42 +23,32 @@ Kept = Literal["nothing", "mask", "values"]
 
 
 class Step(NamedTuple):
-    """One layer of a forward pass; the estimate of a run's memory is derived from these.
-
-    Attributes:
-        layer: its name.
-        pooled: whether a pooling comes before it.
-        statistics: the kinds that are collected from its activations.
-        kept: what of its activations is kept for the backward pass. Of the first layer nothing is
-            kept: its maps are the largest, and the cheapest to compute again.
-    """
+    """One layer of a forward pass; the estimate of a run's memory is derived from these."""
 
     layer: str
     pooled: bool
+    """Whether a pooling comes before it."""
     statistics: tuple[str, ...]
+    """The kinds that are collected from its activations."""
     kept: Kept
+    """What of its activations is kept for the backward pass. Of the first layer nothing is kept:
+    its maps are the largest, and the cheapest to compute again."""
 
 
 def forward_steps(
     layers: Sequence[str], needs: Needs, dtype: torch.dtype = torch.float32
 ) -> list[Step]:
-    """Returns the steps of a forward pass down to the deepest layer that is needed.
+    """Returns the steps of a forward pass down to the deepest of a network's layers that is needed.
 
-    Args:
-        layers: of the network, first to last.
-        needs: {kind of statistic: layers}.
-        dtype: of the activations. Values of bfloat16 are kept in place of a mask: they are small
-            enough, and cost less time.
+    Where activations are bfloat16, their values are kept in place of a mask: they are small enough,
+    and cost less time.
 
     Raises:
         UserError: a needed layer that the network does not have.
     """
-    needed = needed_layers(needs)
-    check_layers(needed, layers)
-    deepest = max(map(layers.index, needed), default=-1)
     steps: list[Step] = []
     block = 1
-    for name in layers[: deepest + 1]:
+    for name in down_to_deepest(layers, needed_layers(needs)):
         pooled, block = LAYERS[name].block != block, LAYERS[name].block
         kinds = tuple(kind for kind in STATISTICS if name in needs.get(kind, ()))
         by_value = dtype == torch.bfloat16 or any(STATISTICS[kind].needs_values for kind in kinds)
@@ -73,30 +58,28 @@ def forward_steps(
 
 
 class Tape(NamedTuple):
-    """What the backward pass needs of a forward pass, and consumes.
-
-    Attributes:
-        first_input: what went into the first layer.
-        records: of each step, what is kept of its activations, and the indices of a max pooling
-            before it.
-    """
+    """What the backward pass needs of a forward pass, and consumes."""
 
     first_input: Tensor
+    """What went into the first layer."""
     records: list[tuple[Step, Tensor | None, Tensor | None]]
+    """Of each step, what is kept of its activations, and the indices of a max pooling before it."""
 
 
 class FrozenFeatures(nn.Module):
     """The network of ``vgg.Features`` for losses: faster, and with less memory.
 
     Args:
-        weights: as ``vgg.Features`` takes them, taps included.
-        pooling: ``avg`` or ``max``.
+        weights, pooling: as ``vgg.Features`` takes them, taps included.
         precision: of the convolutions. ``float32``; ``tf32``: on a GPU, products of 10 bits of
             mantissa; ``bf16``: activations of 8 bits. Gram matrices are float32 in all of them (on
             a CPU that multiplies bfloat16, to two millionths). So is the first layer: rounding
             its input would remove the small steps near a minimum.
         device: where it computes, and what its convolutions are chosen for.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -110,51 +93,45 @@ class FrozenFeatures(nn.Module):
         self.pooling, self.precision = pooling, precision
         self.layers = layers_of(weights)
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
-        buffers = {name: weights[name].view(1, 3, 1, 1) for name in ("mean", "std")}
+        for name in ("mean", "std"):
+            self.register_buffer(name, weights[name].view(1, 3, 1, 1), persistent=False)
         self.convolutions = nn.ModuleDict()
         for name in self.layers:
-            kernels, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-            chosen = first_convolution if name == self.layers[0] else frozen_convolution
-            self.convolutions[name] = chosen(kernels, bias, precision)
-            if f"{name}.tap" in weights:
-                buffers[f"{name}_tap"] = weights[f"{name}.tap"]
-        for name, tensor in buffers.items():
-            self.register_buffer(name, tensor, persistent=False)
+            self.convolutions[name] = frozen_convolution(
+                weights[f"{name}.weight"], weights[f"{name}.bias"], precision, not self.convolutions
+            )
+            self.register_buffer(f"{name}_tap", weights.get(f"{name}.tap"), persistent=False)
 
     def forward(self, image: Tensor, needs: Needs) -> Statistics:
         """Returns statistics that autograd can differentiate with respect to the image, once.
 
-        Args:
-            image: (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-            needs: {kind of statistic: names from ``self.layers``}.
-
-        Returns:
-            {kind: {layer: value}}; those of a small network stand for VGG-19's, by its taps.
+        The image is (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
+        The statistics of a small network stand for VGG-19's, by its taps.
 
         Raises:
             UserError: a layer that the network does not have, or an image smaller than one
                 position of the deepest layer.
         """
-        statistics: Statistics = {kind: {} for kind in needs}
         if not needed_layers(needs):
-            return statistics
-        values = _CollectedStatistics.apply(image, self, needs)
-        for (kind, layer), value in zip(_pairs(needs), values, strict=True):
-            tap = getattr(self, f"{layer}_tap", None)
-            tapped = value if tap is None else STATISTICS[kind].apply_tap(value, tap)
-            statistics[kind][layer] = tapped
+            return {kind: {} for kind in needs}
+        statistics = _arranged(_CollectedStatistics.apply(image, self, needs), needs)
+        for kind, values in statistics.items():
+            for layer, value in values.items():
+                tap = getattr(self, f"{layer}_tap")
+                if tap is not None:
+                    values[layer] = STATISTICS[kind].apply_tap(value, tap)
         return statistics
 
     @torch.no_grad()
     def collect(self, image: Tensor, needs: Needs) -> tuple[Statistics, Tape]:
-        """Returns statistics before any taps, and what ``pull_back`` needs, without autograd.
+        """Returns statistics before any taps, and what ``pull_back`` needs, as ``forward``.
 
-        Arguments and errors are those of ``forward``; at least one layer must be needed.
+        Autograd is not involved. At least one layer must be needed.
         """
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))
         statistics: Statistics = {kind: {} for kind in needs}
-        maps = (image - self.get_buffer("mean")) / self.get_buffer("std")
+        maps = (image - self.mean) / self.std
         maps = maps.contiguous(memory_format=torch.channels_last)
         first = self._convolution(self.layers[0])
         maps = first.split(maps) if isinstance(first, SplitInput) else maps
@@ -196,7 +173,7 @@ class FrozenFeatures(nn.Module):
             gradient = self._convolution(step.layer).backward(gradient)
             below_pooling, indices = step.pooled, indices_before
         assert gradient is not None, "the tape is empty"
-        return gradient / self.get_buffer("std")
+        return gradient / self.std
 
     def _convolution(self, name: str) -> Convolution:
         convolution = self.convolutions[name]
@@ -213,14 +190,11 @@ class _CollectedStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.needs = network, needs
         statistics, ctx.tape = network.collect(image, needs)
-        return tuple(statistics[kind][layer] for kind, layer in _pairs(needs))
+        return tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
 
     @staticmethod
     def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
-        gradients: Statistics = {kind: {} for kind in ctx.needs}
-        for (kind, layer), value in zip(_pairs(ctx.needs), values, strict=True):
-            gradients[kind][layer] = value
-        return ctx.network.pull_back(ctx.tape, gradients), None, None
+        return ctx.network.pull_back(ctx.tape, _arranged(values, ctx.needs)), None, None
 
 
 def _kept(maps: Tensor, step: Step) -> Tensor | None:
@@ -229,5 +203,7 @@ def _kept(maps: Tensor, step: Step) -> Tensor | None:
     return maps if step.kept == "values" else maps.to(torch.bool)
 
 
-def _pairs(needs: Needs) -> list[tuple[str, str]]:
-    return [(kind, layer) for kind, layers in needs.items() for layer in layers]
+def _arranged(values: Iterable[Tensor], needs: Needs) -> Statistics:
+    """Returns as {kind: {layer: value}} what is given in the order of ``needs``."""
+    rest = iter(values)
+    return {kind: {layer: next(rest) for layer in layers} for kind, layers in needs.items()}

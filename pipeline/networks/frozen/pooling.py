@@ -30,12 +30,9 @@ def pool(maps: Tensor, pooling: str) -> tuple[Tensor, Tensor | None]:
 
 
 def pool_backward(gradient: Tensor, indices: Tensor | None, maps: Tensor) -> Tensor:
-    """Returns the gradient of a pooling's input.
+    """Returns the gradient of a pooling's input, which has the shape of ``maps``.
 
-    Args:
-        gradient: of its output.
-        indices: from ``pool``.
-        maps: of the shape of its input.
+    ``gradient`` is that of its output, and ``indices`` are from ``pool``.
     """
     if indices is None:
         spread = functional.interpolate(gradient / 4, scale_factor=2, mode="nearest")

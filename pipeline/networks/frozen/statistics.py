@@ -5,8 +5,7 @@ Feature maps are (1, C, H', W') activations after ReLU, in channels-last memory.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,36 +22,29 @@ BFLOAT16_CHUNK = 1024
 among threads, and its rounding then depends on their number."""
 
 
-class Statistic(ABC):
+class Statistic(Protocol):
     """A kind of statistic with a hand-written gradient; enter new ones in ``STATISTICS``."""
 
-    needs_values: ClassVar[bool]
+    needs_values: bool
     """Whether the gradient needs the feature maps, and not only where they are above 0."""
 
-    @abstractmethod
     def collect(self, maps: Tensor) -> Tensor:
         """Returns the statistic of feature maps, float32 for maps of lower precision."""
 
-    @abstractmethod
     def pull_back(self, of_statistic: Tensor, gradient: Tensor | None, maps: Tensor) -> Tensor:
-        """Adds the gradient that reaches the maps through the statistic.
+        """Adds the statistic's gradient to that of the maps so far, in place; None stands for 0.
 
-        Args:
-            of_statistic: gradient of the statistic.
-            gradient: of the maps so far, changed in place; None stands for 0.
-            maps: the feature maps, or a bool mask of where they are above 0.
+        ``maps`` are the feature maps, or a bool mask of where they are above 0.
         """
 
-    @abstractmethod
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         """Returns the statistic of T F from that of F, where T is a small network's (C, C) tap."""
 
-    @abstractmethod
     def size(self, channels: int, positions: int) -> int:
         """Returns the number of values of the statistic."""
 
 
-class Features(Statistic):
+class Features:
     """The feature maps F themselves."""
 
     needs_values = False
@@ -75,11 +67,8 @@ class Features(Statistic):
         return channels * positions
 
 
-class GramMatrix(Statistic):
-    """The (C, C) Gram matrix, defined by ``pipeline.losses.style.gram_matrix``.
-
-    It is computed in chunks of positions, without a float32 copy of the maps.
-    """
+class GramMatrix:
+    """``pipeline.losses.style.gram_matrix``, without a float32 copy of the maps."""
 
     needs_values = True
 
@@ -100,11 +89,11 @@ class GramMatrix(Statistic):
     def pull_back(self, of_statistic: Tensor, gradient: Tensor | None, maps: Tensor) -> Tensor:
         symmetric = of_statistic + of_statistic.mT
         symmetric = (symmetric / (maps.shape[-2] * maps.shape[-1])).to(maps.dtype)
-        if gradient is None:
-            gradient = torch.empty_like(maps)
-            torch.mm(_by_position(maps), symmetric, out=_by_position(gradient))
-        else:
+        if gradient is not None:
             _by_position(gradient).addmm_(_by_position(maps), symmetric)
+            return gradient
+        gradient = torch.empty_like(maps)
+        torch.mm(_by_position(maps), symmetric, out=_by_position(gradient))
         return gradient
 
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:

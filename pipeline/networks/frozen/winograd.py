@@ -1,11 +1,10 @@
 """3×3 convolutions of stride 1 on a CPU, by Winograd's algorithm: a quarter of the multiplications.
 
 F(4×4, 3×3) of Lavin & Gray 2016, "Fast algorithms for convolutional neural networks". A convolution
-is a product of polynomials. Its coefficients follow by interpolation from the products of the
-factors' values at as many points as it has coefficients. A 4×4 tile of the output depends on 6×6
-values of the input. These are transformed into their values at 6×6 points, multiplied by the
-transformed kernel and summed over the channels, which is a matrix product for each point. Another
-transform interpolates the tile: 36 multiplications instead of 144.
+is a product of polynomials, whose coefficients follow by interpolation from its values at as many
+points. The 6×6 input values of a 4×4 tile of the output are transformed into values at 6×6 points,
+multiplied by the transformed kernel and summed over the channels, a matrix product for each point.
+Another transform interpolates the tile: 36 multiplications instead of 144.
 
 **Differs:** the points are 0, ±3/2, ±2/3 and ∞ instead of 0, ±1, ±2 and ∞. The numbers are smaller,
 and the rounding errors in float32 less than half as large. Also, the inverse of a point is a point
@@ -48,8 +47,7 @@ def convolve(
         maps: (B, C, H', W') in channels-last memory, float32 or float64.
         kernels: (36, in, out), from ``transform_kernels``.
         bias: (out,), or None.
-        transposed: compute the transposed convolution, from ``out`` channels to ``in``, which is
-            the derivative.
+        transposed: whether to compute the derivative, from ``out`` channels to ``in``.
     """
     points = INVERSES if transposed else IN_ORDER
     kernels = kernels.transpose(1, 2) if transposed else kernels
