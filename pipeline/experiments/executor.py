@@ -1,9 +1,8 @@
 """Executors compute experiments by their plans. This one does so on the machine it runs on.
 
-Importing torch, Lightning and W&B takes longer than many an experiment. A worker process imports
-them once and then computes one experiment after another. There is a pipe to each worker, so that
-the death of one (by a signal, for lack of memory) ends its own experiment and no other; the process
-pools of the standard library end all their work then.
+Importing torch, Lightning and W&B takes longer than many an experiment, so a worker process imports
+them once and then computes one experiment after another. There is a pipe to each worker: the death
+of one ends its own experiment and no other, while the pools of the standard library end all work.
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ from pipeline.runtime.processes import end_with_parent
 
 
 class Outcome(NamedTuple):
-    """How an experiment ended.
-
-    Attributes:
-        experiment: its name.
-        error: why it has no results; empty if it has.
-    """
+    """How an experiment ended; ``error`` is why it has no results, empty if it has."""
 
     experiment: str
     error: str = ""
@@ -122,7 +116,6 @@ class _Worker:
         return message
 
     def stop(self) -> None:
-        """Ends the process."""
         self.process.terminate()
         self.process.join(self.STOPPING_S)
         self.process.kill()
@@ -155,7 +148,7 @@ def _serve(pipe: Connection, threads: int) -> None:
                 return
             error = ""
             try:
-                run_experiment(plan, options, lambda *done: sender.send(ProgressReport(*done)))
+                run_experiment(plan, options, lambda *progress: sender.send(progress))
             except UserError as failure:
                 error = str(failure)
             except Exception:  # noqa: BLE001 - the other experiments go on

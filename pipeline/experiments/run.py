@@ -34,12 +34,8 @@ def run_experiment(
 ) -> None:
     """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
 
-    Continues from a checkpoint of the same run, if there is one.
-
-    Args:
-        plan: of the experiment.
-        options: of W&B and of checkpoints.
-        report: is told how far the run is; see ``callbacks.Progress``.
+    Continues from a checkpoint of the same run, if there is one. ``report`` is called by
+    ``transfer.callbacks.Progress``.
 
     Raises:
         UserError: another process runs the experiment, its inputs do not fit, or its image did
@@ -74,8 +70,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         group=options.group,
     ) as tracked:
         logger = WandbLogger(experiment=tracked)
-        every = options.checkpoints.every
-        result = PhasedRun(run, logger, every, report).optimise()
+        result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
         metrics = _write_results(folder, run, result)
         image = folder / "image.png"
         summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}

@@ -1,9 +1,8 @@
 """Brings all experiments of params.yaml up to date: `python -m pipeline run`.
 
-DVC runs its stages one after another, each in a process of its own. The runner has DVC fetch the
-pictures, write the plans and prepare the network, computes the experiments that are out of date
-with an executor, and has DVC take all of them at once (`dvc commit`). What is left for `dvc repro`
-is the report. Plain `dvc repro` comes to the same, one experiment after another.
+The runner has DVC fetch the pictures, write the plans and prepare the network, computes what is out
+of date with an executor, and has DVC commit all results at once. What is left for `dvc repro` is
+the report. Plain `dvc repro` comes to the same, one experiment after another.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ many a second as one, and eight 2.7 times."""
 def run(jobs: int | None = None) -> None:
     """Computes what is out of date, and writes the report.
 
-    Experiments whose pictures cannot be fetched are left out; the others are computed. The same
-    holds for experiments that fail. Both make this raise, after the report was written.
+    Experiments whose pictures cannot be fetched and those that fail do not keep the others from
+    being computed. Both make this raise, after the report was written.
 
     Args:
         jobs: how many experiments at a time; None: one for each core, as far as the memory goes.

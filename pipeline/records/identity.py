@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.files import json_text, sha256
 from pipeline.networks.weight_files import check_backbone
-from pipeline.records.checkpoints import Checkpoints, key_of
+from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.provenance import package_versions
 from pipeline.runtime.device import find_device, find_precision
 from pipeline.runtime.precision import Precision
@@ -22,12 +22,10 @@ class Run(NamedTuple):
     """A run of an experiment in this process.
 
     Attributes:
-        plan: of the experiment.
-        device, precision: of the network's computations.
         description: the settings, the record of the network, and the hashes of plan and inputs.
         environment: the versions of packages, the device, the threads and the precision.
-        checkpoints: of this run and of no other: any change of the above, of the code or of the
-            processor's instructions begins a new run.
+        checkpoints: of this run and of no other: any change of the above or of the processor's
+            instructions begins a new run. The plan holds the hash of the code.
     """
 
     plan: Plan
@@ -57,8 +55,10 @@ def identify(plan: Plan) -> Run:
         "plan": description["plan"],
         "inputs": description["inputs"],
         "processor": torch.backends.cpu.get_cpu_capability(),
+        **environment,
     }
-    checkpoints = Checkpoints(plan.experiment, key_of({**decisive, **environment}))
+    key = _sha256_of_text(json.dumps(decisive, sort_keys=True))[:16]
+    checkpoints = Checkpoints(plan.experiment, key)
     return Run(plan, device, precision, description, environment, checkpoints)
 
 
@@ -71,8 +71,12 @@ def _describe(plan: Plan) -> dict[str, Any]:
     pictures = {role: image.sha256 for role, image in plan.images.items()}
     return {
         # As the stage plan writes it, so that the hash is that of its file.
-        "plan": hashlib.sha256(json_text(plan.model_dump(mode="json")).encode()).hexdigest(),
+        "plan": _sha256_of_text(json_text(plan.model_dump(mode="json"))),
         "settings": plan.settings.model_dump(),
         "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
         "inputs": pictures | {role: sha256(file) for role, file in networks.items()},
     }
+
+
+def _sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -12,9 +12,6 @@ import torch
 from pipeline.errors import UserError
 from pipeline.runtime.precision import Precision, fastest_precision, gpu_has_bf16
 
-SHARING = 8
-"""How many processes share a GPU, at most. On an H200 four made 2.1 times as many pictures of 256
-pixels as one, and eight 2.7 times."""
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells the memory limit of a container."""
 

@@ -26,17 +26,18 @@ def run(
 ) -> pl.Trainer:
     """Fits the module on the device, leaves it there, and returns the trainer.
 
-    Args:
-        module, device: what is fitted, and where.
-        data: iterable of batches; None: the module's own.
-        resume_from: path of a Lightning checkpoint, or None.
-        options: of ``pl.Trainer``.
+    ``data`` is an iterable of batches, by default the module's own; ``resume_from`` is the path of
+    a Lightning checkpoint; ``options`` are those of ``pl.Trainer``.
 
     Raises:
         SystemExit: 143 after SIGTERM, 130 after an interrupt. Lightning itself exits with status 0
             after SIGTERM, and DVC would take the unfinished outputs for the result.
     """
-    _quieten_lightning()
+    # Lightning's advice on data loaders and folders, and warnings of its own making.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
     # Deterministic mode would fill all memory with NaN before its first use, for debugging.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = pl.Trainer(
@@ -63,11 +64,3 @@ def run(
         sys.exit(SIGTERM_STATUS)
     module.to(device)  # Lightning leaves it on the CPU
     return trainer
-
-
-def _quieten_lightning() -> None:
-    """Suppresses Lightning's advice on data loaders and folders, and warnings of its own making."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
