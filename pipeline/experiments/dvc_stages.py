@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -34,11 +34,9 @@ def restore_experiments(names: Collection[str]) -> set[str]:
     restored = set()
     with _stages() as stages:
         for name in names:
-            try:
+            with suppress(RunCacheNotFoundError):
                 stages[name].repo.stage_cache.restore(stages[name])
-            except RunCacheNotFoundError:
-                continue
-            restored.add(name)
+                restored.add(name)
     return restored
 
 

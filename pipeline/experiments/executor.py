@@ -1,5 +1,6 @@
-"""Executors compute experiments by their plans. This one does so on the machine it runs on.
+"""An executor computes experiments by their plans: this one on the machine it runs on.
 
+Another, on a cluster say, has ``submit`` too and is a context manager.
 Importing torch, Lightning and W&B takes longer than many an experiment, so a worker process imports
 them once and then computes one experiment after another. There is a pipe to each worker: the death
 of one ends its own experiment and no other, while the pools of the standard library end all work.
@@ -14,16 +15,18 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import UserError
-from pipeline.experiments.progress import ProgressReport
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.runtime.processes import end_with_parent
+
+STOPPING_S = 30.0
+"""How long a worker may take to write a checkpoint and end."""
 
 
 class Outcome(NamedTuple):
@@ -33,28 +36,17 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-Observer = Callable[[ProgressReport | str], None]
-"""Is told of progress, and of lines that experiments print."""
-
-
-class Executor(Protocol):
-    """Computes experiments somewhere; a cluster engine is another implementation."""
-
-    def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
-        """Begins an experiment as soon as there is room for it."""
-
-
 class LocalExecutor:
     """Computes experiments in worker processes; use it as a context manager.
 
     Args:
         workers: how many experiments at a time.
         threads: of each worker's computations.
-        observe: is called from several threads, one call at a time.
+        display: gets the progress of experiments, and the lines that they print.
     """
 
-    def __init__(self, workers: int, threads: int, observe: Observer) -> None:
-        self._threads, self._observe = threads, observe
+    def __init__(self, workers: int, threads: int, display: ProgressDisplay) -> None:
+        self._threads, self._display = threads, display
         self._own = threading.local()  # each thread of the pool drives a worker of its own
         self._pool = ThreadPoolExecutor(workers)
         self._lock = threading.Lock()
@@ -84,18 +76,11 @@ class LocalExecutor:
                     return Outcome(plan.experiment, "It was not begun.")
                 worker = self._own.worker = _Worker(self._threads)
                 self._started.append(worker)
-        return worker.compute(plan, options, self._tell)
-
-    def _tell(self, message: ProgressReport | str) -> None:
-        with self._lock:
-            self._observe(message)
+        return worker.compute(plan, options, self._display)
 
 
 class _Worker:
     """A process that computes the experiments it is sent, and this side's end of the pipe to it."""
-
-    STOPPING_S = 30.0
-    """How long a worker may take to write a checkpoint and end."""
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -104,27 +89,28 @@ class _Worker:
         self.process.start()
         other_end.close()  # so that the pipe ends when the worker does
 
-    def compute(self, plan: Plan, options: RunOptions, observe: Observer) -> Outcome:
+    def compute(self, plan: Plan, options: RunOptions, display: ProgressDisplay) -> Outcome:
         """Sends an experiment, passes on what the worker reports, and returns how it ended."""
         try:
             self._pipe.send((plan, options))
             while not isinstance(message := self._pipe.recv(), Outcome):
-                observe(message)
+                if isinstance(message, str):
+                    display.print(message)
+                else:
+                    display.report(*message)
         except (EOFError, OSError):
             self.process.join()
-            return Outcome(plan.experiment, _death(self.process.exitcode))
+            return Outcome(plan.experiment, _death(self.process.exitcode or 0))
         return message
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.join(self.STOPPING_S)
+        self.process.join(STOPPING_S)
         self.process.kill()
 
 
-def _death(exit_code: int | None) -> str:
-    reason = f"exit status {exit_code}"
-    if exit_code is not None and exit_code < 0:
-        reason = signal.Signals(-exit_code).name
+def _death(exit_code: int) -> str:
+    reason = signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
     return (
         f"The process that computed it ended ({reason}). SIGKILL often means that the memory was "
         "full: run fewer at a time (JOBS). Run again: it goes on from its checkpoint"
@@ -162,7 +148,7 @@ class _Sender(io.TextIOBase):
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock, self._rest = pipe, threading.Lock(), ""
 
-    def send(self, message: ProgressReport | Outcome | str) -> None:
+    def send(self, message: Any) -> None:
         with self._lock:
             self._pipe.send(message)
 

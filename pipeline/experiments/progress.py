@@ -6,10 +6,7 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-ProgressReport = tuple[str, int, int, float]
-"""Arguments of ``ProgressDisplay.report``."""
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ProgressDisplay(Progress):
@@ -30,21 +27,21 @@ class ProgressDisplay(Progress):
             disable=not console.is_terminal,
         )
         self._all = self.add_task("all experiments", total=total, visible=total > 1, note="")
-        self._running: dict[str, TaskID] = {}
         self._begin, self._total, self._done = time.monotonic(), total, 0
 
     def report(self, title: str, evaluations: int, budget: int, loss: float) -> None:
         """Shows how far an experiment is; arguments as in ``transfer.callbacks.Progress``."""
-        if title not in self._running:
-            self._running[title] = self.add_task(title, total=budget, note="")
-        task = self._running[title]
-        speed = self.tasks[self.task_ids.index(task)].speed or 0
-        self.update(task, completed=evaluations, note=f"{speed:.1f}/s  loss {loss:.4g}")
+        if title not in [task.description for task in self.tasks]:
+            self.add_task(title, total=budget, note="")
+        (task,) = [task for task in self.tasks if task.description == title]
+        note = f"{task.speed or 0:.1f}/s  loss {loss:.4g}"
+        self.update(task.id, completed=evaluations, note=note)
 
     def finish(self, experiment: str) -> None:
         """Counts an experiment that has ended, with results or without."""
-        for title in [t for t in self._running if t.partition(",")[0] == experiment]:
-            self.remove_task(self._running.pop(title))
+        for task in self.tasks:
+            if task.description.partition(",")[0] == experiment:
+                self.remove_task(task.id)
         self._done += 1
         self.update(self._all, completed=self._done)
         if not self.console.is_terminal:

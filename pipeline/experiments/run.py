@@ -83,8 +83,7 @@ def _write_results(folder: Path, run: Run, result: Result) -> dict[str, float]:
     """Writes the outputs of a run into a folder, and returns the metrics."""
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
     picture = to_picture(result.image)
-    text = settings_text(name, run.description["settings"], run.description["inputs"])
-    write_png(picture, folder / "image.png", text)
+    write_png(picture, folder / "image.png", settings_text(name, run.description))
     counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
     metrics = {
         **{count: getattr(state, count) for count in counts},

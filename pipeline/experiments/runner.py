@@ -12,8 +12,6 @@ import signal
 import sys
 from collections.abc import Collection
 from concurrent.futures import as_completed
-from functools import partial
-from typing import NoReturn
 
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import Plan, read_plan, write_plans
@@ -26,7 +24,7 @@ from pipeline.experiments.dvc_stages import (
     run_dvc,
 )
 from pipeline.experiments.executor import LocalExecutor
-from pipeline.experiments.progress import ProgressDisplay, ProgressReport
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
 from pipeline.records.status import record_failure
 
@@ -53,7 +51,7 @@ def run(jobs: int | None = None) -> None:
         SystemExit: 130 after an interrupt, 143 after SIGTERM; what was running has a checkpoint.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit)
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     planned = _prepare(params)
@@ -94,7 +92,7 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
     print(f"{len(names)} experiments to compute, {workers} at a time", flush=True)
     with (
         ProgressDisplay(len(names)) as display,
-        LocalExecutor(workers, threads, partial(_show, display)) as executor,
+        LocalExecutor(workers, threads, display) as executor,
     ):
         futures = [executor.submit(plan, params.run_options(name)) for name, plan in plans.items()]
         for future in as_completed(futures):
@@ -105,13 +103,6 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
                 record_failure(outcome.experiment, outcome.error)
             display.finish(outcome.experiment)
     return failed
-
-
-def _show(display: ProgressDisplay, message: ProgressReport | str) -> None:
-    if isinstance(message, str):
-        display.print(message)
-    else:
-        display.report(*message)
 
 
 def count_workers(plans: Collection[Plan]) -> int:
@@ -146,7 +137,3 @@ def count_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)

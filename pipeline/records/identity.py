@@ -51,14 +51,10 @@ def identify(plan: Plan) -> Run:
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
-    decisive = {
-        "plan": description["plan"],
-        "inputs": description["inputs"],
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        **environment,
-    }
-    key = _sha256_of_text(json.dumps(decisive, sort_keys=True))[:16]
-    checkpoints = Checkpoints(plan.experiment, key)
+    processor = torch.backends.cpu.get_cpu_capability()
+    decisive = description["plan"], description["inputs"], processor, environment
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    checkpoints = Checkpoints(plan.experiment, key[:16])
     return Run(plan, device, precision, description, environment, checkpoints)
 
 
@@ -71,12 +67,8 @@ def _describe(plan: Plan) -> dict[str, Any]:
     pictures = {role: image.sha256 for role, image in plan.images.items()}
     return {
         # As the stage plan writes it, so that the hash is that of its file.
-        "plan": _sha256_of_text(json_text(plan.model_dump(mode="json"))),
+        "plan": hashlib.sha256(json_text(plan.model_dump(mode="json")).encode()).hexdigest(),
         "settings": plan.settings.model_dump(),
         "backbone": json.loads(paths.BACKBONE_RECORD.read_text(encoding="utf-8")),
         "inputs": pictures | {role: sha256(file) for role, file in networks.items()},
     }
-
-
-def _sha256_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

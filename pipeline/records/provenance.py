@@ -38,15 +38,13 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def settings_text(
-    name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, str]:
+def settings_text(experiment: str, description: Mapping[str, Any]) -> dict[str, str]:
     """Returns the text chunks of a result's PNG: what it takes to make the picture again."""
     return {
         "Software": f"style-transfer-pipeline {__version__}",
-        "Experiment": name,
-        "Settings": json.dumps(settings, sort_keys=True),
-        "Inputs": json.dumps(inputs, sort_keys=True),
+        "Experiment": experiment,
+        "Settings": json.dumps(description["settings"], sort_keys=True),
+        "Inputs": json.dumps(description["inputs"], sort_keys=True),
     }
 
 

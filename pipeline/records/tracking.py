@@ -64,14 +64,12 @@ def tracked_run(
     group = tracking.group or group or os.environ.get("DVC_EXP_NAME")
     run = _start(
         tracking,
-        project=tracking.project,
-        entity=tracking.entity,
         group=group or (code_version()["revision"] or "no-revision")[:12],
-        tags=tracking.tags,
         name=name,
         job_type=job_type,
         config=dict(config),
         dir=str(_folder_with_space(root)),
+        **tracking.model_dump(include={"project", "entity", "tags"}),
     )
     run.define_metric(against, hidden=True)
     run.define_metric("*", step_metric=against)
