@@ -25,10 +25,7 @@ def outdated_experiments() -> set[str]:
 
 
 def restore_experiments(names: Collection[str]) -> set[str]:
-    """Restores results from DVC's run cache, as after settings are changed back.
-
-    Returns those of the given experiments that have their results now.
-    """
+    """Restores results from DVC's run cache; returns the experiments that have theirs now."""
     from dvc.stage.cache import RunCacheNotFoundError
 
     restored = set()

@@ -1,6 +1,5 @@
 """An executor computes experiments by their plans: this one on the machine it runs on.
 
-Another, on a cluster say, has ``submit`` too and is a context manager.
 Importing torch, Lightning and W&B takes longer than many an experiment, so a worker process imports
 them once and then computes one experiment after another. There is a pipe to each worker: the death
 of one ends its own experiment and no other, while the pools of the standard library end all work.
@@ -39,10 +38,7 @@ class Outcome(NamedTuple):
 class LocalExecutor:
     """Computes experiments in worker processes; use it as a context manager.
 
-    Args:
-        workers: how many experiments at a time.
-        threads: of each worker's computations.
-        display: gets the progress of experiments, and the lines that they print.
+    ``display`` gets the progress of the experiments, and the lines that they print.
     """
 
     def __init__(self, workers: int, threads: int, display: ProgressDisplay) -> None:
@@ -61,7 +57,9 @@ class LocalExecutor:
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._started:
-            worker.stop()
+            worker.process.terminate()
+            worker.process.join(STOPPING_S)
+            worker.process.kill()
         self._pool.shutdown()
 
     def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
@@ -102,11 +100,6 @@ class _Worker:
             self.process.join()
             return Outcome(plan.experiment, _death(self.process.exitcode or 0))
         return message
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.join(STOPPING_S)
-        self.process.kill()
 
 
 def _death(exit_code: int) -> str:

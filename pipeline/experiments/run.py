@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -51,7 +49,7 @@ def run_experiment(
 
 
 def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
-    name, settings, folder = plan.experiment, plan.settings, paths.EXPERIMENTS / plan.experiment
+    name, settings = plan.experiment, plan.settings
     if settings.deterministic:
         # cuBLAS reads this at its first use, which comes before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -71,18 +69,18 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     ) as tracked:
         logger = WandbLogger(experiment=tracked)
         result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
-        metrics = _write_results(folder, run, result)
-        image = folder / "image.png"
-        summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}
-        tracked.summary.update({**summary, "result": wandb_image(image, name)})
+        metrics = _write_results(run, result)
+        image = paths.EXPERIMENTS / name / "image.png"
+        ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
+        tracked.summary.update({**metrics, **ending})
         record_run(image, run_location(tracked, root))
     run.checkpoints.remove()
 
 
-def _write_results(folder: Path, run: Run, result: Result) -> dict[str, float]:
-    """Writes the outputs of a run into a folder, and returns the metrics."""
+def _write_results(run: Run, result: Result) -> dict[str, float]:
+    """Writes the outputs of a run, and returns the metrics."""
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
-    picture = to_picture(result.image)
+    folder, picture = paths.EXPERIMENTS / name, to_picture(result.image)
     write_png(picture, folder / "image.png", settings_text(name, run.description))
     counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
     metrics = {

@@ -1,8 +1,6 @@
 """Brings all experiments of params.yaml up to date: `python -m pipeline run`.
 
-The runner has DVC fetch the pictures, write the plans and prepare the network, computes what is out
-of date with an executor, and has DVC commit all results at once. What is left for `dvc repro` is
-the report. Plain `dvc repro` comes to the same, one experiment after another.
+Plain `dvc repro` comes to the same, one experiment after another.
 """
 
 from __future__ import annotations
@@ -17,12 +15,7 @@ from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import Plan, read_plan, write_plans
 from pipeline.config.schema import Params
 from pipeline.errors import UserError
-from pipeline.experiments.dvc_stages import (
-    commit_experiments,
-    outdated_experiments,
-    restore_experiments,
-    run_dvc,
-)
+from pipeline.experiments import dvc_stages
 from pipeline.experiments.executor import LocalExecutor
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
@@ -41,10 +34,8 @@ def run(jobs: int | None = None) -> None:
     """Computes what is out of date, and writes the report.
 
     Experiments whose pictures cannot be fetched and those that fail do not keep the others from
-    being computed. Both make this raise, after the report was written.
-
-    Args:
-        jobs: how many experiments at a time; None: one for each core, as far as the memory goes.
+    being computed. Both make this raise, after the report was written. ``jobs`` run at a time, by
+    default one for each core as far as the memory goes.
 
     Raises:
         UserError: a mistake in params.yaml, or experiments without results, each with its reason.
@@ -55,28 +46,28 @@ def run(jobs: int | None = None) -> None:
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     planned = _prepare(params)
-    changed = outdated_experiments()
+    changed = dvc_stages.outdated_experiments()
     outdated = [name for name in planned if name in changed]
     missing = [name for name in outdated if not has_current_results(name)]
-    restored = restore_experiments(missing)
+    restored = dvc_stages.restore_experiments(missing)
     failed = _compute([name for name in missing if name not in restored], params, jobs)
-    commit_experiments([name for name in outdated if name not in failed])
+    dvc_stages.commit_experiments([name for name in outdated if name not in failed])
     reasons = [f"{name}: {reason}" for name, reason in failed.items()]
     if len(planned) < len(params.experiments):
         reasons.append("the pictures named above are missing")
     if reasons:
-        run_dvc("repro", "--quiet", "--single-item", "report")
+        dvc_stages.run_dvc("repro", "--quiet", "--single-item", "report")
         raise UserError("\n".join(["not everything was computed", *reasons]))
-    if status := run_dvc("repro"):
+    if status := dvc_stages.run_dvc("repro"):
         sys.exit(status)
 
 
 def _prepare(params: Params) -> list[str]:
     """Fetches pictures, writes plans and prepares the network; returns the planned experiments."""
-    if run_dvc("repro", "--quiet", "backbone") == 0:
+    if dvc_stages.run_dvc("repro", "--quiet", "backbone") == 0:
         return list(params.experiments)
     planned = write_plans(params, skip_missing=True)
-    if not planned or run_dvc("repro", "--quiet", "--single-item", "backbone"):
+    if not planned or dvc_stages.run_dvc("repro", "--quiet", "--single-item", "backbone"):
         raise UserError("nothing was computed: the reason stands above")
     return planned
 

@@ -36,20 +36,14 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    The key is 16 hexadecimal digits; checkpoints with another are never read.
-    """
+    """The checkpoints of one run; those with another key (16 hexadecimal digits) are not read."""
 
     def __init__(self, experiment: str, key: str) -> None:
         self.experiment, self.prefix = experiment, f"{experiment}-{key}-"
         self.folder = paths.shared_root() / "data" / "checkpoints"
 
     def save(self, state: Mapping[str, Any], evaluations: int, files: Mapping[str, Path]) -> None:
-        """Writes a checkpoint, atomically, and removes older ones.
-
-        ``evaluations`` counts those of all phases; ``files`` are {name: a file of the run}.
-        """
+        """Writes a checkpoint after so many evaluations, atomically, and removes older ones."""
         contents = {n: torch.from_numpy(np.fromfile(f, np.uint8)) for n, f in files.items()}
         with replacing(self.folder / f"{self.prefix}{evaluations:07d}.pt") as temporary:
             torch.save({"state": dict(state), "files": contents}, temporary)

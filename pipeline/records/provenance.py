@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +37,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def settings_text(experiment: str, description: Mapping[str, Any]) -> dict[str, str]:
+def settings_text(experiment: str, description: dict[str, Any]) -> dict[str, str]:
     """Returns the text chunks of a result's PNG: what it takes to make the picture again."""
     return {
         "Software": f"style-transfer-pipeline {__version__}",

@@ -1,7 +1,6 @@
 """Why experiments failed, and where their W&B runs are; kept outside DVC's outputs.
 
-DVC removes the outputs of an experiment before it runs, and a W&B run has another identity each
-time, although the outputs are the same.
+DVC removes outputs before an experiment runs. A W&B run has another identity each time.
 """
 
 from __future__ import annotations

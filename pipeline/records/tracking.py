@@ -1,9 +1,4 @@
-"""Weights & Biases runs that never stop or fail an experiment.
-
-Without a key a run is offline. A server that does not answer costs at most ``init_timeout`` and
-``finish_timeout`` seconds, and what was logged stays on disk for ``wandb sync``: in ``wandb/``, or
-in the system's temporary folder if that disk is full.
-"""
+"""Weights & Biases runs that never stop or fail an experiment (docs/reliability.md)."""
 
 from __future__ import annotations
 
@@ -17,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from pydantic import ValidationError
+
 from pipeline.errors import UserError
 from pipeline.records.provenance import code_version
 from pipeline.records.status import RunLocation
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 
-MIN_FREE_SPACE = 16 * 2**20
-"""Bytes that must be free for the files of a W&B run: its curves and pictures."""
+MIN_FREE_MIB = 16
+"""MiB that must be free for the files of a W&B run: its curves and pictures."""
 
 
 @contextmanager
@@ -46,8 +43,7 @@ def tracked_run(
 ) -> Iterator[Run]:
     """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
 
-    It is finished as failed if the block raises. The command that uploads an offline run is
-    printed.
+    It is finished as failed if the block raises. How to upload an offline run is printed.
 
     Args:
         tracking: the section of params.yaml.
@@ -159,16 +155,17 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
             )
             return wandb.init(mode="disabled", settings=settings, **arguments)
     except (wandb.errors.UsageError, ValueError) as error:
+        # Without the refused values, one of which may be a key.
+        details = error.errors() if isinstance(error, ValidationError) else []
+        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details)
         raise UserError(
             "W&B refuses what params.yaml has under tracking, or the environment's WANDB_… "
-            f"variables: {_message(error)}"
+            f"variables: {reason or error}"
         ) from error
 
 
 def _mode(tracking: Tracking) -> Mode:
-    if tracking.mode != "auto":
-        return tracking.mode
-    mode = os.environ.get("WANDB_MODE")
+    mode = os.environ.get("WANDB_MODE") if tracking.mode == "auto" else tracking.mode
     if mode in get_args(Mode):
         return cast(Mode, mode)
     if os.environ.get("WANDB_API_KEY"):
@@ -187,15 +184,13 @@ def _mode(tracking: Tracking) -> Mode:
 def _folder_with_space(root: Path) -> Path:
     """Returns ``root``, or a temporary folder if the disk of ``root`` is full."""
     folder = root / "wandb"
-    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_SPACE:
+    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_MIB * 2**20:
         return root
     try:
         other = Path(tempfile.mkdtemp(prefix="wandb-"))
     except OSError:
         return root
-    print(
-        f"{folder} has less than {MIN_FREE_SPACE / 2**20:g} MiB left: W&B's record goes to {other}"
-    )
+    print(f"{folder} has less than {MIN_FREE_MIB} MiB left: W&B's record goes to {other}")
     return other
 
 
@@ -208,15 +203,6 @@ def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
         offline = True
     if offline and folder.is_dir():
         print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
-
-
-def _message(error: Exception) -> str:
-    """Returns what is wrong, without the refused value, which may be a key."""
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return str(error)
 
 
 def _first_line(error: BaseException) -> str:
