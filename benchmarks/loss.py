@@ -19,7 +19,8 @@ from benchmarks.reference import optimised
 from pipeline.files import replacing
 from pipeline.imaging.tensors import enlarge, to_picture, to_tensor, white_noise
 from pipeline.losses.objective import Objective
-from pipeline.runtime.precision import Precision, fastest_precision
+from pipeline.runtime.device import find_precision
+from pipeline.runtime.precision import Precision
 from pipeline.runtime.trainer import run
 from pipeline.transfer.callbacks import Refinement
 from pipeline.transfer.module import StyleTransfer
@@ -127,7 +128,7 @@ def _to_loss(
     """Returns seconds and evaluations to a loss, or to the least one reached, and the picture."""
     precision = setting.precision
     if precision == "auto":
-        precision = fastest_precision(problem.device)
+        precision = find_precision("auto", problem.device)
     exact = problem.ours("float32")
     stages = [(division, setting.coarse) for division in COARSE.values() if setting.coarse]
     stages += [(1, setting.warm)] if setting.warm else []

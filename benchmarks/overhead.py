@@ -18,7 +18,7 @@ from pipeline.config.schema import Checkpointing as CheckpointOptions
 from pipeline.config.schema import Tracking
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.tracking import tracked_run
-from pipeline.runtime.precision import fastest_precision
+from pipeline.runtime.device import find_precision
 from pipeline.transfer.callbacks import History, Progress, Refinement
 from pipeline.transfer.checkpointing import Checkpointing
 from pipeline.transfer.convergence import Convergence
@@ -28,7 +28,7 @@ from pipeline.transfer.module import StyleTransfer, fit
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures a run and the evaluations in it; W&B's own start and end are not timed."""
     problem = Problem(arguments.weights, 512)
-    precision, count = fastest_precision(problem.device), 200
+    precision, count = find_precision("auto", problem.device), 200
     objective = problem.ours(precision)
     problem.gradient(lambda x: objective(x)["total"])
     module = Timed(objective, problem.content, {"history_size": 20})

@@ -25,7 +25,8 @@ from pipeline.networks.rescaling import rescale, rescaling_means
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
-from pipeline.runtime.precision import Precision, fastest_precision
+from pipeline.runtime.device import find_precision
+from pipeline.runtime.precision import Precision
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 TERMS: dict[str, Any] = {
@@ -42,7 +43,7 @@ KIND = ""
 """Suffix of the result files: one for GPUs, one for CPUs without bfloat16."""
 if torch.cuda.is_available():
     KIND = "-gpu"
-elif fastest_precision(torch.device("cpu")) == "float32":
+elif find_precision("auto", torch.device("cpu")) == "float32":
     KIND = "-float32"
 
 

@@ -31,7 +31,8 @@ from pipeline.config.plan import Plan
 from pipeline.errors import command_line
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
-from pipeline.runtime.precision import Precision, fastest_precision
+from pipeline.runtime.device import find_precision
+from pipeline.runtime.precision import Precision
 from pipeline.transfer.build import build_objective, read_inputs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -128,7 +129,7 @@ def _seconds_of_evaluations(experiment: str) -> float:
     settings = Plan.model_validate_json((paths.PLANS / f"{experiment}.json").read_bytes()).settings
     metrics = json.loads((paths.EXPERIMENTS / experiment / "metrics.json").read_bytes())
     counts: dict[Precision, int] = {"float32": metrics["float32_evaluations"]}
-    first = settings.precision if settings.precision != "auto" else fastest_precision(device)
+    first = find_precision(settings.precision, device)
     others = metrics["earlier_evaluations"] + metrics["evaluations"] - counts["float32"]
     counts[first] = counts.get(first, 0) + others
     inputs = read_inputs(settings)

@@ -46,7 +46,7 @@ from pipeline.errors import command_line
 from pipeline.files import write_json, write_text
 from pipeline.losses.objective import Objective
 from pipeline.records.provenance import package_versions
-from pipeline.runtime.precision import fastest_precision
+from pipeline.runtime.device import find_precision
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / f"benchmarks{KIND}.json"
 TABLES = RESULTS.with_suffix(".md")
@@ -138,7 +138,7 @@ def deterministic(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measures seconds of an evaluation by either network, with and without deterministic mode."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses without it
     problem = Problem(arguments.weights, min(SIZES))
-    precision = fastest_precision(problem.device)
+    precision = find_precision("auto", problem.device)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     medians = {}
     for network in ("vgg", "small"):

@@ -1,8 +1,7 @@
 """DVC's side of a run: which experiments are out of date, in its cache, or finished.
 
-DVC's command line does these things for one stage after another, and reads and writes all of
-dvc.lock for each: that takes longer than many an experiment. The calls of its Python interface here
-are those that `dvc repro` and `dvc commit --force` make, for all stages at once.
+DVC's command line reads and writes all of dvc.lock for each stage, which takes longer than many an
+experiment. These are the calls of `dvc repro` and `dvc commit --force`, for all stages at once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -26,32 +25,20 @@ def outdated_experiments() -> set[str]:
 
 
 def restore_experiments(names: Collection[str]) -> set[str]:
-    """Restores results that DVC's run cache holds, as of settings that are changed back.
-
-    Args:
-        names: experiments that are out of date.
-
-    Returns:
-        The experiments that have their results now.
-    """
+    """Restores results from DVC's run cache; returns the experiments that have theirs now."""
     from dvc.stage.cache import RunCacheNotFoundError
 
     restored = set()
     with _stages() as stages:
         for name in names:
-            try:
+            with suppress(RunCacheNotFoundError):
                 stages[name].repo.stage_cache.restore(stages[name])
-            except RunCacheNotFoundError:
-                continue
-            restored.add(name)
+                restored.add(name)
     return restored
 
 
 def commit_experiments(names: Collection[str]) -> None:
-    """Has DVC accept the results of experiments as those of their plans.
-
-    dvc.lock and DVC's caches are then as after `dvc repro`.
-    """
+    """Has DVC accept results as those of their plans: its lock and caches as after `dvc repro`."""
     if not names:
         return
     with _stages() as stages:

@@ -1,9 +1,8 @@
-"""Executors compute experiments by their plans. This one does so on the machine it runs on.
+"""An executor computes experiments by their plans: this one on the machine it runs on.
 
-Importing torch, Lightning and W&B takes longer than many an experiment. A worker process imports
-them once and then computes one experiment after another. There is a pipe to each worker, so that
-the death of one (by a signal, for lack of memory) ends its own experiment and no other; the process
-pools of the standard library end all their work then.
+Importing torch, Lightning and W&B takes longer than many an experiment, so a worker process imports
+them once and then computes one experiment after another. There is a pipe to each worker: the death
+of one ends its own experiment and no other, while the pools of the standard library end all work.
 """
 
 from __future__ import annotations
@@ -15,52 +14,35 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import UserError
-from pipeline.experiments.progress import ProgressReport
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.runtime.processes import end_with_parent
+
+STOPPING_S = 30.0
+"""How long a worker may take to write a checkpoint and end."""
 
 
 class Outcome(NamedTuple):
-    """How an experiment ended.
-
-    Attributes:
-        experiment: its name.
-        error: why it has no results; empty if it has.
-    """
+    """How an experiment ended; ``error`` is why it has no results, empty if it has."""
 
     experiment: str
     error: str = ""
 
 
-Observer = Callable[[ProgressReport | str], None]
-"""Is told of progress, and of lines that experiments print."""
-
-
-class Executor(Protocol):
-    """Computes experiments somewhere; a cluster engine is another implementation."""
-
-    def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
-        """Begins an experiment as soon as there is room for it."""
-
-
 class LocalExecutor:
     """Computes experiments in worker processes; use it as a context manager.
 
-    Args:
-        workers: how many experiments at a time.
-        threads: of each worker's computations.
-        observe: is called from several threads, one call at a time.
+    ``display`` gets the progress of the experiments, and the lines that they print.
     """
 
-    def __init__(self, workers: int, threads: int, observe: Observer) -> None:
-        self._threads, self._observe = threads, observe
+    def __init__(self, workers: int, threads: int, display: ProgressDisplay) -> None:
+        self._threads, self._display = threads, display
         self._own = threading.local()  # each thread of the pool drives a worker of its own
         self._pool = ThreadPoolExecutor(workers)
         self._lock = threading.Lock()
@@ -75,7 +57,9 @@ class LocalExecutor:
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._started:
-            worker.stop()
+            worker.process.terminate()
+            worker.process.join(STOPPING_S)
+            worker.process.kill()
         self._pool.shutdown()
 
     def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
@@ -90,18 +74,11 @@ class LocalExecutor:
                     return Outcome(plan.experiment, "It was not begun.")
                 worker = self._own.worker = _Worker(self._threads)
                 self._started.append(worker)
-        return worker.compute(plan, options, self._tell)
-
-    def _tell(self, message: ProgressReport | str) -> None:
-        with self._lock:
-            self._observe(message)
+        return worker.compute(plan, options, self._display)
 
 
 class _Worker:
     """A process that computes the experiments it is sent, and this side's end of the pipe to it."""
-
-    STOPPING_S = 30.0
-    """How long a worker may take to write a checkpoint and end."""
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -110,28 +87,23 @@ class _Worker:
         self.process.start()
         other_end.close()  # so that the pipe ends when the worker does
 
-    def compute(self, plan: Plan, options: RunOptions, observe: Observer) -> Outcome:
+    def compute(self, plan: Plan, options: RunOptions, display: ProgressDisplay) -> Outcome:
         """Sends an experiment, passes on what the worker reports, and returns how it ended."""
         try:
             self._pipe.send((plan, options))
             while not isinstance(message := self._pipe.recv(), Outcome):
-                observe(message)
+                if isinstance(message, str):
+                    display.print(message)
+                else:
+                    display.report(*message)
         except (EOFError, OSError):
             self.process.join()
-            return Outcome(plan.experiment, _death(self.process.exitcode))
+            return Outcome(plan.experiment, _death(self.process.exitcode or 0))
         return message
 
-    def stop(self) -> None:
-        """Ends the process."""
-        self.process.terminate()
-        self.process.join(self.STOPPING_S)
-        self.process.kill()
 
-
-def _death(exit_code: int | None) -> str:
-    reason = f"exit status {exit_code}"
-    if exit_code is not None and exit_code < 0:
-        reason = signal.Signals(-exit_code).name
+def _death(exit_code: int) -> str:
+    reason = signal.Signals(-exit_code).name if exit_code < 0 else f"exit status {exit_code}"
     return (
         f"The process that computed it ended ({reason}). SIGKILL often means that the memory was "
         "full: run fewer at a time (JOBS). Run again: it goes on from its checkpoint"
@@ -155,7 +127,7 @@ def _serve(pipe: Connection, threads: int) -> None:
                 return
             error = ""
             try:
-                run_experiment(plan, options, lambda *done: sender.send(ProgressReport(*done)))
+                run_experiment(plan, options, lambda *progress: sender.send(progress))
             except UserError as failure:
                 error = str(failure)
             except Exception:  # noqa: BLE001 - the other experiments go on
@@ -169,7 +141,7 @@ class _Sender(io.TextIOBase):
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock, self._rest = pipe, threading.Lock(), ""
 
-    def send(self, message: ProgressReport | Outcome | str) -> None:
+    def send(self, message: Any) -> None:
         with self._lock:
             self._pipe.send(message)
 

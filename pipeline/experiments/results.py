@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths
-from pipeline.config.schema import Experiment, ReportSettings, Settings
+from pipeline.config.schema import Experiment, ReportSettings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
 from pipeline.records.status import RunLocation, read_failure, read_run
@@ -29,13 +29,10 @@ class Results:
     """The outputs of a finished run.
 
     Attributes:
-        metrics, provenance: the content of the files of that name.
         history: {column of ``history.csv``: its values} of the main phase. Earlier phases use
             another network or size, so their losses are not comparable.
         notes: sentences about anything unusual in the run.
-        image: path of the result.
         intermediates: {evaluation: path of the image at that evaluation}.
-        run: where W&B has the run.
     """
 
     metrics: dict[str, float]
@@ -64,11 +61,9 @@ class ExperimentRecord:
     """One experiment with its results, if it has any.
 
     Attributes:
-        name: of the experiment.
         settings: all of them as plain values, the names of its pictures first.
         changed: keys whose value differs from ``defaults``.
-        images: {role, such as ``content``: name of the picture} of those that its losses or its
-            start use.
+        images: {role: name of the picture} of those that its losses or its start use.
         results: None if there are none of the current plan and network.
         reason: why there are no results, and how to compute them.
     """
@@ -82,7 +77,6 @@ class ExperimentRecord:
 
     @property
     def finished(self) -> Results:
-        """The results of an experiment that is known to have some."""
         assert self.results is not None, f"{self.name} has no results"
         return self.results
 
@@ -111,10 +105,8 @@ def _sha256_of_version(file: Path, modified_ns: int) -> str:  # noqa: ARG001
 
 def read_records(plan: ReportSettings) -> dict[str, ExperimentRecord]:
     """Returns {experiment: its settings and results}."""
-    return {
-        name: _read_record(name, experiment, plan.defaults)
-        for name, experiment in plan.experiments.items()
-    }
+    defaults = plan.defaults.model_dump(mode="json")
+    return {name: _read_record(name, each, defaults) for name, each in plan.experiments.items()}
 
 
 def differing_settings(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, str]]:
@@ -137,10 +129,9 @@ def setting_text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _read_record(name: str, experiment: Experiment, defaults: Settings) -> ExperimentRecord:
-    default_values = defaults.model_dump(mode="json")
+def _read_record(name: str, experiment: Experiment, defaults: dict[str, Any]) -> ExperimentRecord:
     settings = experiment.images | experiment.model_dump(mode="json")
-    changed = frozenset(key for key, value in settings.items() if value != default_values.get(key))
+    changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
     used = *experiment.image_roles, experiment.init
     images = {role: image for role, image in experiment.images.items() if role in used}
     if has_current_results(name):
@@ -166,8 +157,7 @@ def _read_results(name: str) -> Results:
     notes = list(status["notes"])
     if status["kind"] != "budget":
         notes.append(f"Ended by {status['kind']}: {status['reason']}")
-    intermediates = sorted((folder / "intermediates").glob("*.png"))
-    image = folder / "image.png"
+    image, intermediates = folder / "image.png", sorted((folder / "intermediates").glob("*.png"))
     return Results(
         metrics=metrics,
         provenance=provenance,

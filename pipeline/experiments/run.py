@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -34,12 +32,8 @@ def run_experiment(
 ) -> None:
     """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
 
-    Continues from a checkpoint of the same run, if there is one.
-
-    Args:
-        plan: of the experiment.
-        options: of W&B and of checkpoints.
-        report: is told how far the run is; see ``callbacks.Progress``.
+    Continues from a checkpoint of the same run, if there is one. ``report`` is called by
+    ``transfer.callbacks.Progress``.
 
     Raises:
         UserError: another process runs the experiment, its inputs do not fit, or its image did
@@ -55,7 +49,7 @@ def run_experiment(
 
 
 def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
-    name, settings, folder = plan.experiment, plan.settings, paths.EXPERIMENTS / plan.experiment
+    name, settings = plan.experiment, plan.settings
     if settings.deterministic:
         # cuBLAS reads this at its first use, which comes before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -74,22 +68,20 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         group=options.group,
     ) as tracked:
         logger = WandbLogger(experiment=tracked)
-        every = options.checkpoints.every
-        result = PhasedRun(run, logger, every, report).optimise()
-        metrics = _write_results(folder, run, result)
-        image = folder / "image.png"
-        summary: dict[str, Any] = {**metrics, "end": result.stop_reason.kind}
-        tracked.summary.update({**summary, "result": wandb_image(image, name)})
+        result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
+        metrics = _write_results(run, result)
+        image = paths.EXPERIMENTS / name / "image.png"
+        ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
+        tracked.summary.update({**metrics, **ending})
         record_run(image, run_location(tracked, root))
     run.checkpoints.remove()
 
 
-def _write_results(folder: Path, run: Run, result: Result) -> dict[str, float]:
-    """Writes the outputs of a run into a folder, and returns the metrics."""
+def _write_results(run: Run, result: Result) -> dict[str, float]:
+    """Writes the outputs of a run, and returns the metrics."""
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
-    picture = to_picture(result.image)
-    text = settings_text(name, run.description["settings"], run.description["inputs"])
-    write_png(picture, folder / "image.png", text)
+    folder, picture = paths.EXPERIMENTS / name, to_picture(result.image)
+    write_png(picture, folder / "image.png", settings_text(name, run.description))
     counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
     metrics = {
         **{count: getattr(state, count) for count in counts},

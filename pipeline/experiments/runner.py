@@ -1,9 +1,6 @@
 """Brings all experiments of params.yaml up to date: `python -m pipeline run`.
 
-DVC runs its stages one after another, each in a process of its own. The runner has DVC fetch the
-pictures, write the plans and prepare the network, computes the experiments that are out of date
-with an executor, and has DVC take all of them at once (`dvc commit`). What is left for `dvc repro`
-is the report. Plain `dvc repro` comes to the same, one experiment after another.
+Plain `dvc repro` comes to the same, one experiment after another.
 """
 
 from __future__ import annotations
@@ -13,21 +10,14 @@ import signal
 import sys
 from collections.abc import Collection
 from concurrent.futures import as_completed
-from functools import partial
-from typing import NoReturn
 
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import Plan, read_plan, write_plans
 from pipeline.config.schema import Params
 from pipeline.errors import UserError
-from pipeline.experiments.dvc_stages import (
-    commit_experiments,
-    outdated_experiments,
-    restore_experiments,
-    run_dvc,
-)
+from pipeline.experiments import dvc_stages
 from pipeline.experiments.executor import LocalExecutor
-from pipeline.experiments.progress import ProgressDisplay, ProgressReport
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
 from pipeline.records.status import record_failure
 
@@ -43,43 +33,41 @@ many a second as one, and eight 2.7 times."""
 def run(jobs: int | None = None) -> None:
     """Computes what is out of date, and writes the report.
 
-    Experiments whose pictures cannot be fetched are left out; the others are computed. The same
-    holds for experiments that fail. Both make this raise, after the report was written.
-
-    Args:
-        jobs: how many experiments at a time; None: one for each core, as far as the memory goes.
+    Experiments whose pictures cannot be fetched and those that fail do not keep the others from
+    being computed. Both make this raise, after the report was written. ``jobs`` run at a time, by
+    default one for each core as far as the memory goes.
 
     Raises:
         UserError: a mistake in params.yaml, or experiments without results, each with its reason.
         SystemExit: 130 after an interrupt, 143 after SIGTERM; what was running has a checkpoint.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit)
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     planned = _prepare(params)
-    changed = outdated_experiments()
+    changed = dvc_stages.outdated_experiments()
     outdated = [name for name in planned if name in changed]
     missing = [name for name in outdated if not has_current_results(name)]
-    restored = restore_experiments(missing)
+    restored = dvc_stages.restore_experiments(missing)
     failed = _compute([name for name in missing if name not in restored], params, jobs)
-    commit_experiments([name for name in outdated if name not in failed])
+    dvc_stages.commit_experiments([name for name in outdated if name not in failed])
     reasons = [f"{name}: {reason}" for name, reason in failed.items()]
     if len(planned) < len(params.experiments):
         reasons.append("the pictures named above are missing")
     if reasons:
-        run_dvc("repro", "--quiet", "--single-item", "report")
+        dvc_stages.run_dvc("repro", "--quiet", "--single-item", "report")
         raise UserError("\n".join(["not everything was computed", *reasons]))
-    if status := run_dvc("repro"):
+    if status := dvc_stages.run_dvc("repro"):
         sys.exit(status)
 
 
 def _prepare(params: Params) -> list[str]:
     """Fetches pictures, writes plans and prepares the network; returns the planned experiments."""
-    if run_dvc("repro", "--quiet", "backbone") == 0:
+    if dvc_stages.run_dvc("repro", "--quiet", "backbone") == 0:
         return list(params.experiments)
     planned = write_plans(params, skip_missing=True)
-    if not planned or run_dvc("repro", "--quiet", "--single-item", "backbone"):
+    if not planned or dvc_stages.run_dvc("repro", "--quiet", "--single-item", "backbone"):
         raise UserError("nothing was computed: the reason stands above")
     return planned
 
@@ -95,7 +83,7 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
     print(f"{len(names)} experiments to compute, {workers} at a time", flush=True)
     with (
         ProgressDisplay(len(names)) as display,
-        LocalExecutor(workers, threads, partial(_show, display)) as executor,
+        LocalExecutor(workers, threads, display) as executor,
     ):
         futures = [executor.submit(plan, params.run_options(name)) for name, plan in plans.items()]
         for future in as_completed(futures):
@@ -106,13 +94,6 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
                 record_failure(outcome.experiment, outcome.error)
             display.finish(outcome.experiment)
     return failed
-
-
-def _show(display: ProgressDisplay, message: ProgressReport | str) -> None:
-    if isinstance(message, str):
-        display.print(message)
-    else:
-        display.report(*message)
 
 
 def count_workers(plans: Collection[Plan]) -> int:
@@ -147,7 +128,3 @@ def count_cores() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)

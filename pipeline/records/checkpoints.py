@@ -7,8 +7,6 @@ hold a hash of everything that decides the result, so that a changed experiment 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import time
@@ -17,60 +15,37 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import naming, replacing
 
-DAY = 86_400.0
-MAX_AGE_CHANGED, MAX_AGE_OTHERS = DAY, 30 * DAY
+MAX_AGE_CHANGED, MAX_AGE_OTHERS = 86_400.0, 30 * 86_400.0
 """Seconds for which the checkpoints of a changed experiment, and of other experiments, are kept."""
 KEPT = 2
 """How many checkpoints of a run are kept: the newest, and one more in case it is damaged."""
 
 
-def key_of(description: Mapping[str, Any]) -> str:
-    """Returns the hash of everything that decides a result, 16 hexadecimal digits."""
-    text = json.dumps(description, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 class Checkpoint(NamedTuple):
-    """A checkpoint.
-
-    Attributes:
-        state: tensors and plain values, nested.
-        files: {name of a file of the run: its content}.
-    """
+    """A checkpoint: nested tensors and plain values, and {file of the run: its content}."""
 
     state: dict[str, Any]
     files: dict[str, bytes]
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        experiment: its name.
-        key: from ``key_of``; checkpoints with another key are never read.
-    """
+    """The checkpoints of one run; those with another key (16 hexadecimal digits) are not read."""
 
     def __init__(self, experiment: str, key: str) -> None:
-        self.experiment = experiment
-        self.prefix = f"{experiment}-{key}-"
+        self.experiment, self.prefix = experiment, f"{experiment}-{key}-"
+        self.folder = paths.shared_root() / "data" / "checkpoints"
 
     def save(self, state: Mapping[str, Any], evaluations: int, files: Mapping[str, Path]) -> None:
-        """Writes a checkpoint, atomically, and removes older ones.
-
-        Args:
-            state: tensors and plain values, nested.
-            evaluations: done so far, in all phases.
-            files: {name: a file that the run has written}.
-        """
-        contents = {name: _as_tensor(file.read_bytes()) for name, file in files.items()}
-        with replacing(_folder() / f"{self.prefix}{evaluations:07d}.pt") as temporary:
+        """Writes a checkpoint after so many evaluations, atomically, and removes older ones."""
+        contents = {n: torch.from_numpy(np.fromfile(f, np.uint8)) for n, f in files.items()}
+        with replacing(self.folder / f"{self.prefix}{evaluations:07d}.pt") as temporary:
             torch.save({"state": dict(state), "files": contents}, temporary)
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -82,7 +57,7 @@ class Checkpoints:
         for file in self._newest_first():
             try:
                 saved = torch.load(file, map_location="cpu", weights_only=True)
-                files = {name: _as_bytes(content) for name, content in saved["files"].items()}
+                files = {name: data.numpy().tobytes() for name, data in saved["files"].items()}
                 return Checkpoint(saved["state"], files)
             except Exception as error:  # noqa: BLE001 - damaged bytes raise any of them
                 reason = str(error).partition("\n")[0] or type(error).__name__
@@ -91,12 +66,12 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Removes all checkpoints of the run, half-written ones of a killed process included."""
-        for file in [*self._newest_first(), *_folder().glob(f".{self.prefix}*.part")]:
+        for file in [*self._newest_first(), *self.folder.glob(f".{self.prefix}*.part")]:
             file.unlink(missing_ok=True)
 
     def remove_old_ones_of_others(self) -> None:
         """Removes checkpoints of other runs that are older than ``MAX_AGE_…``."""
-        for file in _folder().glob("*"):
+        for file in self.folder.glob("*"):
             name = re.fullmatch(r"\.?(.+)-[0-9a-f]{16}-\d{7}\.pt(\.\d+\.part)?", file.name)
             if name is None or file.name.startswith(self.prefix):
                 continue
@@ -108,7 +83,7 @@ class Checkpoints:
     def _newest_first(self) -> list[Path]:
         """Sorted by time and not by name: a run that begins anew has few evaluations at first."""
         written: dict[Path, int] = {}
-        for file in sorted(_folder().glob(f"{self.prefix}*.pt"), reverse=True):
+        for file in sorted(self.folder.glob(f"{self.prefix}*.pt"), reverse=True):
             with suppress(FileNotFoundError):
                 written[file] = file.stat().st_mtime_ns
         return sorted(written, key=written.__getitem__, reverse=True)
@@ -138,15 +113,3 @@ def sole_run(experiment: str) -> Iterator[None]:
             lock.write(str(os.getpid()))
             lock.flush()
         yield
-
-
-def _folder() -> Path:
-    return paths.shared_root() / "data" / "checkpoints"
-
-
-def _as_tensor(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
-
-
-def _as_bytes(content: Tensor) -> bytes:
-    return content.numpy().tobytes()

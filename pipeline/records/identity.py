@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.files import json_text, sha256
 from pipeline.networks.weight_files import check_backbone
-from pipeline.records.checkpoints import Checkpoints, key_of
+from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.provenance import package_versions
 from pipeline.runtime.device import find_device, find_precision
 from pipeline.runtime.precision import Precision
@@ -22,12 +22,10 @@ class Run(NamedTuple):
     """A run of an experiment in this process.
 
     Attributes:
-        plan: of the experiment.
-        device, precision: of the network's computations.
         description: the settings, the record of the network, and the hashes of plan and inputs.
         environment: the versions of packages, the device, the threads and the precision.
-        checkpoints: of this run and of no other: any change of the above, of the code or of the
-            processor's instructions begins a new run.
+        checkpoints: of this run and of no other: any change of the above or of the processor's
+            instructions begins a new run. The plan holds the hash of the code.
     """
 
     plan: Plan
@@ -53,12 +51,10 @@ def identify(plan: Plan) -> Run:
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
-    decisive = {
-        "plan": description["plan"],
-        "inputs": description["inputs"],
-        "processor": torch.backends.cpu.get_cpu_capability(),
-    }
-    checkpoints = Checkpoints(plan.experiment, key_of({**decisive, **environment}))
+    processor = torch.backends.cpu.get_cpu_capability()
+    decisive = description["plan"], description["inputs"], processor, environment
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    checkpoints = Checkpoints(plan.experiment, key[:16])
     return Run(plan, device, precision, description, environment, checkpoints)
 
 

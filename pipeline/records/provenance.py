@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,11 +17,8 @@ PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors
 
 @cache
 def code_version() -> dict[str, Any]:
-    """Returns the git revision, and whether tracked files differ from it; None without git.
-
-    Changes of DVC's lock files do not count: DVC rewrites them while it runs. A process asks git
-    once, since the code that it runs does not change.
-    """
+    """Returns the git revision, and whether tracked files differ from it; None without git."""
+    # Without DVC's lock files, which DVC rewrites while it runs.
     changes = _git("status", "--porcelain", "-uno", "--", ".", ":!*dvc.lock")
     return {
         "version": __version__,
@@ -35,22 +32,18 @@ def package_versions() -> dict[str, str]:
     """Returns the versions of Python and of the installed packages that can change a picture."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
-def settings_text(
-    name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> dict[str, str]:
+def settings_text(experiment: str, description: dict[str, Any]) -> dict[str, str]:
     """Returns the text chunks of a result's PNG: what it takes to make the picture again."""
     return {
         "Software": f"style-transfer-pipeline {__version__}",
-        "Experiment": name,
-        "Settings": json.dumps(settings, sort_keys=True),
-        "Inputs": json.dumps(inputs, sort_keys=True),
+        "Experiment": experiment,
+        "Settings": json.dumps(description["settings"], sort_keys=True),
+        "Inputs": json.dumps(description["inputs"], sort_keys=True),
     }
 
 

@@ -1,7 +1,6 @@
 """Why experiments failed, and where their W&B runs are; kept outside DVC's outputs.
 
-DVC removes the outputs of an experiment before it runs, so a failure cannot be recorded there. A
-W&B run has another identity each time, although the outputs are the same.
+DVC removes outputs before an experiment runs. A W&B run has another identity each time.
 """
 
 from __future__ import annotations
@@ -16,16 +15,9 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
 
-STATUS = Path("data/status")
-
 
 class RunLocation(TypedDict, total=False):
-    """Where a W&B run is; empty for a disabled run.
-
-    Attributes:
-        url: address of its page.
-        sync: command that uploads it, to be run in the repository.
-    """
+    """A W&B run's page, and the command that uploads it from the repository; {} if disabled."""
 
     url: str
     sync: str
@@ -38,7 +30,12 @@ def recording_failure(experiment: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        record_failure(experiment, _reason(error))
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, UserError):
+            reason = str(error)
+        elif isinstance(error, (SystemExit, KeyboardInterrupt)):
+            reason = "It was interrupted."
+        record_failure(experiment, reason)
         raise
 
 
@@ -64,23 +61,13 @@ def record_run(image: Path, location: RunLocation) -> None:
 def read_run(image: Path) -> RunLocation:
     """Returns where the W&B run is that made a picture; empty if that is not known."""
     file = _run_file(image)
-    if not file.is_file():
-        return {}
-    location: RunLocation = json.loads(file.read_text(encoding="utf-8"))
+    location: RunLocation = json.loads(file.read_bytes()) if file.is_file() else {}
     return location
 
 
 def _failure_file(experiment: str) -> Path:
-    return STATUS / f"{experiment}.txt"
+    return Path("data/status") / f"{experiment}.txt"
 
 
 def _run_file(image: Path) -> Path:
-    return paths.shared_root() / STATUS / "runs" / f"{sha256(image)}.json"
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
-        return "It was interrupted."
-    return f"{type(error).__name__}: {error}"
+    return paths.shared_root() / "data" / "status" / "runs" / f"{sha256(image)}.json"

@@ -1,9 +1,4 @@
-"""Weights & Biases runs that never stop or fail an experiment.
-
-Without a key a run is offline. A server that does not answer costs at most ``init_timeout`` and
-``finish_timeout`` seconds, and what was logged stays on disk for ``wandb sync``: in ``wandb/``, or
-in the system's temporary folder if that disk is full.
-"""
+"""Weights & Biases runs that never stop or fail an experiment (docs/reliability.md)."""
 
 from __future__ import annotations
 
@@ -17,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from pydantic import ValidationError
+
 from pipeline.errors import UserError
 from pipeline.records.provenance import code_version
 from pipeline.records.status import RunLocation
@@ -29,8 +26,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["online", "offline", "disabled"]
 
-MIN_FREE_SPACE = 16 * 2**20
-"""Bytes that must be free for the files of a W&B run: its curves and pictures."""
+MIN_FREE_MIB = 16
+"""MiB that must be free for the files of a W&B run: its curves and pictures."""
 
 
 @contextmanager
@@ -46,48 +43,45 @@ def tracked_run(
 ) -> Iterator[Run]:
     """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
 
-    It is finished as failed if the block raises. The command that uploads an offline run is
-    printed.
+    It is finished as failed if the block raises. How to upload an offline run is printed.
 
     Args:
         tracking: the section of params.yaml.
         root: absolute path of the folder that gets ``wandb/``, if its disk is not full.
-        name, job_type: shown in the dashboard; the job type is the name of the stage.
-        config: everything that defines the run: plain values, no secrets.
-        group: shown in the dashboard if params.yaml names no group.
+        name, job_type, config: shown in the dashboard; no secrets.
+        group: of the run, if params.yaml names none; by default one for all runs of a command,
+            DVC's experiment or the git revision.
         against: the logged value on the x axis of the curves.
 
     Raises:
         UserError: W&B refuses its settings in params.yaml or in the environment.
     """
     root.mkdir(parents=True, exist_ok=True)
+    group = tracking.group or group or os.environ.get("DVC_EXP_NAME")
     run = _start(
         tracking,
-        project=tracking.project,
-        entity=tracking.entity,
-        group=tracking.group or group or _default_group(),
-        tags=tracking.tags,
+        group=group or (code_version()["revision"] or "no-revision")[:12],
         name=name,
         job_type=job_type,
         config=dict(config),
         dir=str(_folder_with_space(root)),
+        **tracking.model_dump(include={"project", "entity", "tags"}),
     )
     run.define_metric(against, hidden=True)
     run.define_metric("*", step_metric=against)
-    safe = _SafeRun(run)
+    safe, exit_code = _SafeRun(run), 1
     try:
         yield cast("Run", safe)
-    except BaseException:
-        _finish(run, exit_code=1, incomplete=safe.incomplete)
-        raise
-    _finish(run, exit_code=0, incomplete=safe.incomplete)
+        exit_code = 0
+    finally:
+        _finish(run, exit_code, safe.incomplete)
 
 
 def run_location(run: Run, root: Path) -> RunLocation:
     """Returns where a run is; ``root`` is that of ``tracked_run``."""
     if run.disabled:
         return {}
-    folder = _run_folder(run)
+    folder = Path(run.dir).parent
     if folder.is_relative_to(root):
         folder = folder.relative_to(root)
     location: RunLocation = {"sync": f"wandb sync {folder}"}
@@ -112,16 +106,11 @@ class _SafeRun:
 
     def __init__(self, run: Run) -> None:
         self._run, self.incomplete = run, False
+        self.log = partial(self._try, run.log)
+        self.summary = SimpleNamespace(update=partial(self._try, run.summary.update))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)
-
-    def log(self, *arguments: Any, **options: Any) -> None:
-        self._try(self._run.log, *arguments, **options)
-
-    @property
-    def summary(self) -> Any:
-        return SimpleNamespace(update=partial(self._try, self._run.summary.update))
 
     def _try(self, action: Callable[..., object], *arguments: Any, **options: Any) -> None:
         try:
@@ -166,58 +155,47 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
             )
             return wandb.init(mode="disabled", settings=settings, **arguments)
     except (wandb.errors.UsageError, ValueError) as error:
+        # Without the refused values, one of which may be a key.
+        details = error.errors() if isinstance(error, ValidationError) else []
+        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in details)
         raise UserError(
             "W&B refuses what params.yaml has under tracking, or the environment's WANDB_… "
-            f"variables: {_message(error)}"
+            f"variables: {reason or error}"
         ) from error
 
 
 def _mode(tracking: Tracking) -> Mode:
-    if tracking.mode != "auto":
-        return tracking.mode
-    mode = os.environ.get("WANDB_MODE")
+    mode = os.environ.get("WANDB_MODE") if tracking.mode == "auto" else tracking.mode
     if mode in get_args(Mode):
         return cast(Mode, mode)
-    return "online" if _has_key() else "offline"
-
-
-def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
     import wandb
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
-    if os.environ.get("WANDB_API_KEY"):
-        return True
     try:
-        return read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+        if read_netrc_auth(host=wandb.setup().settings.base_url) is not None:
+            return "online"
     except (wandb.Error, OSError) as error:
         print(f"W&B's key cannot be read ({_first_line(error)}): this run is tracked offline")
-        return False
-
-
-def _default_group() -> str:
-    """Returns one group for all runs of a command: DVC's experiment, else the git revision."""
-    if name := os.environ.get("DVC_EXP_NAME"):
-        return name
-    return (code_version()["revision"] or "no-revision")[:12]
+    return "offline"
 
 
 def _folder_with_space(root: Path) -> Path:
     """Returns ``root``, or a temporary folder if the disk of ``root`` is full."""
     folder = root / "wandb"
-    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_SPACE:
+    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_MIB * 2**20:
         return root
     try:
         other = Path(tempfile.mkdtemp(prefix="wandb-"))
     except OSError:
         return root
-    print(
-        f"{folder} has less than {MIN_FREE_SPACE / 2**20:g} MiB left: W&B's record goes to {other}"
-    )
+    print(f"{folder} has less than {MIN_FREE_MIB} MiB left: W&B's record goes to {other}")
     return other
 
 
 def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
-    folder, offline = _run_folder(run), run.offline or incomplete
+    folder, offline = Path(run.dir).parent, run.offline or incomplete
     try:
         run.finish(exit_code=exit_code)
     except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
@@ -225,19 +203,6 @@ def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
         offline = True
     if offline and folder.is_dir():
         print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
-
-
-def _run_folder(run: Run) -> Path:
-    return Path(run.dir).parent
-
-
-def _message(error: Exception) -> str:
-    """Returns what is wrong, without the refused value, which may be a key."""
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    return str(error)
 
 
 def _first_line(error: BaseException) -> str:

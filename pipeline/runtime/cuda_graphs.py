@@ -11,16 +11,15 @@ Result = TypeVar("Result")
 
 
 def cuda_graph(work: Callable[[], Result], warm_up: int) -> tuple[Callable[[], object], Result]:
-    """Captures work on the current CUDA device as a graph; the capture itself computes nothing.
+    """Returns a function that does work again on the current CUDA device, and the work's results.
+
+    The capture itself computes nothing. Each call writes into the tensors of the results.
 
     Args:
         work: launches kernels that read and write the same memory at each call, and reads no
             value from the device.
         warm_up: how often the work is done before the capture, in which cuDNN chooses its
             algorithms and cuBLAS its workspace. Memory that it took is freed.
-
-    Returns:
-        A function that does the work again, and the tensors in which it leaves its results.
 
     Raises:
         RuntimeError: an operation cannot be captured. With torch before 2.12 the process may then

@@ -10,11 +10,8 @@ import psutil
 import torch
 
 from pipeline.errors import UserError
-from pipeline.runtime.precision import Precision, fastest_precision, gpu_has_bf16
+from pipeline.runtime.precision import Precision, cpu_has_bf16, gpu_has_bf16
 
-SHARING = 8
-"""How many processes share a GPU, at most. On an H200 four made 2.1 times as many pictures of 256
-pixels as one, and eight 2.7 times."""
 CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells the memory limit of a container."""
 
@@ -38,11 +35,15 @@ def find_device(requested: str) -> torch.device:
 def find_precision(requested: Precision | Literal["auto"], device: torch.device) -> Precision:
     """Returns the precision of the network's convolutions for the setting ``precision``.
 
+    ``auto`` is the fastest that the device has, as ``benchmarks.speed`` measures it.
+
     Raises:
         UserError: TF32 on anything but a CUDA GPU, or bf16 on a GPU that does not have it.
     """
+    if requested == "auto" and device.type == "cuda":
+        return "bf16" if gpu_has_bf16() else "tf32"
     if requested == "auto":
-        return fastest_precision(device)
+        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
     if requested == "tf32" and device.type != "cuda":
         raise UserError(
             f"precision is 'tf32', which only a CUDA GPU has; the device is {device.type}. "

@@ -13,17 +13,6 @@ from torch import Tensor
 Precision = Literal["float32", "tf32", "bf16"]
 
 
-def fastest_precision(device: torch.device) -> Precision:
-    """Returns the precision that is fastest on a device.
-
-    It is bf16 on processors and GPUs that multiply bfloat16 (``benchmarks.speed`` measures it).
-    Where bf16 stalls near a minimum, a run continues in float32.
-    """
-    if device.type == "cuda":
-        return "bf16" if gpu_has_bf16() else "tf32"
-    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "float32"
-
-
 @cache
 def cpu_has_bf16() -> bool:
     """Returns whether the processor has instructions that multiply bfloat16."""

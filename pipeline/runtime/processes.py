@@ -9,10 +9,7 @@ import time
 
 
 def end_with_parent() -> None:
-    """Has SIGTERM end this process within a second of its parent's end.
-
-    A process whose parent was killed would go on computing a result that nobody takes.
-    """
+    """Has SIGTERM end this process within a second of its parent's end."""
     threading.Thread(target=_watch, args=[os.getppid()], daemon=True).start()
 
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,30 +14,28 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-SIGTERM_STATUS, SIGINT_STATUS = 143, 130
-
 
 def run(
     module: pl.LightningModule,
     device: torch.device,
     *,
     data: Any = None,
-    resume_from: Any = None,
+    resume_from: Path | None = None,
     **options: Any,
 ) -> pl.Trainer:
     """Fits the module on the device, leaves it there, and returns the trainer.
 
-    Args:
-        module, device: what is fitted, and where.
-        data: iterable of batches; None: the module's own.
-        resume_from: path of a Lightning checkpoint, or None.
-        options: of ``pl.Trainer``.
+    ``data`` are batches in place of the module's own; ``resume_from`` is a Lightning checkpoint.
 
     Raises:
         SystemExit: 143 after SIGTERM, 130 after an interrupt. Lightning itself exits with status 0
             after SIGTERM, and DVC would take the unfinished outputs for the result.
     """
-    _quieten_lightning()
+    # Lightning's advice on data loaders and folders, and warnings of its own making.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")
     # Deterministic mode would fill all memory with NaN before its first use, for debugging.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = pl.Trainer(
@@ -51,23 +50,15 @@ def run(
     try:
         trainer.fit(module, train_dataloaders=data, ckpt_path=resume_from)
     except SIGTERMException:
-        sys.exit(SIGTERM_STATUS)
+        sys.exit(128 + signal.SIGTERM)
     except SystemExit:
-        sys.exit(SIGINT_STATUS)
+        sys.exit(128 + signal.SIGINT)
     finally:
         # The module keeps its trainer, and L-BFGS's history is large.
         trainer.strategy.optimizers = []
         # After an exception Lightning restores the handler it saw, which may be a callback's.
         signal.signal(signal.SIGINT, handler)
     if trainer.received_sigterm:  # after the last step, where Lightning does not check for it
-        sys.exit(SIGTERM_STATUS)
+        sys.exit(128 + signal.SIGTERM)
     module.to(device)  # Lightning leaves it on the CPU
     return trainer
-
-
-def _quieten_lightning() -> None:
-    """Suppresses Lightning's advice on data loaders and folders, and warnings of its own making."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", module="lightning.pytorch.utilities._pytree")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.runtime import device, precision
+from pipeline.runtime import device
 from pipeline.runtime.device import find_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -16,8 +16,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_auto_on_a_gpu_is_bf16_if_it_has_it(
     has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (precision, device):
-        monkeypatch.setattr(module, "gpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(device, "gpu_has_bf16", lambda: has_bf16)
     assert find_precision("auto", GPU) == expected
     assert find_precision("float32", GPU) == "float32"
     if has_bf16:
