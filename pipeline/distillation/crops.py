@@ -32,20 +32,15 @@ class CropSampler:
         self.pictures, self.size = pictures, size
         self.random = np.random.default_rng(seed)
 
-    def crops(self, count: int) -> Tensor:
+    def crops(self, count: int, augmented: bool = False) -> Tensor:
         """Returns (count, 3, size, size) float32 crops at random scales, RGB in [0, 1].
 
         Half of them are mirrored, half are transposed, 15 % have their colour channels permuted.
+        Of ``augmented`` ones half get another contrast, Gaussian noise, a second crop blended in,
+        or are replaced by uniform noise. They are not clamped, as an optimised image is not.
         """
-        return _batch([self._crop() for _ in range(count)])
-
-    def augmented_crops(self, count: int) -> Tensor:
-        """Returns (count, 3, size, size) float32 crops, RGB, of which half are altered.
-
-        They get another contrast, Gaussian noise, a second crop blended in, or are replaced by
-        uniform noise. They are not clamped to [0, 1], as the image of an optimisation is not.
-        """
-        return _batch([self._augmented_crop() for _ in range(count)])
+        crop = self._augmented_crop if augmented else self._crop
+        return torch.from_numpy(np.stack([crop() for _ in range(count)], dtype=np.float32))
 
     def noise(self) -> Pixels:
         """Returns an image of uniform noise around mid-grey, of a random level."""
@@ -86,7 +81,3 @@ class CropSampler:
             share = self.random.random()
             return share * pixels + (1 - share) * self._crop()
         return self.noise() if kind < 0.45 else pixels
-
-
-def _batch(images: list[Pixels]) -> Tensor:
-    return torch.from_numpy(np.stack(images, dtype=np.float32))

@@ -35,14 +35,10 @@ def optimised_images(
     """Returns the images of eight style transfers by the student, after each of ``SNAPSHOTS``.
 
     They are (8, 3, S, S) float32, RGB, not clamped; those with NaN or infinity are left out.
-    Content, style, start and loss weights of each are drawn at random, and the sum of all losses
-    is minimised. Each loss is divided by the squared norm of its target, so that none dominates.
-
-    Args:
-        weights: the student's, as ``small_vgg`` takes them.
-        means: {layer: (N,)} mean activations of VGG-19's filters, by which the network is rescaled
-            in half of the calls, at random.
-        sampler: draws the pictures; its generator draws everything else.
+    ``sampler`` and its generator draw content, style, start and loss weights of each, and whether
+    the network is rescaled by ``means``, {layer: (N,)} mean activations of VGG-19's filters. The
+    sum of all losses is minimised. Each is divided by the squared norm of its target, so that none
+    dominates.
     """
     random = sampler.random
     network = Features(tapped(weights, means if random.random() < 0.5 else None), "avg")
@@ -53,15 +49,13 @@ def optimised_images(
     draws = [np.exp(random.uniform(np.log(low), np.log(high), BATCH)) for low, high in ranges]
     loss_weights = [torch.from_numpy(each).float().to(device) for each in draws]
     with torch.no_grad():
-        content_target, *_ = _statistics(network, content_images)
-        _, *style_targets = _statistics(network, style_images)
+        contents, styles = (_statistics(network, each) for each in (content_images, style_images))
+        targets = [contents[0], *styles[1:]]
 
     def loss(images: Tensor) -> Tensor:
-        targets = [content_target, *style_targets]
         terms = zip(loss_weights, _statistics(network, images), targets, strict=True)
-        return torch.stack(
-            [w @ _relative_errors(value, target) for w, value, target in terms]
-        ).sum()
+        errors = [w @ _relative_errors(value, target) for w, value, target in terms]
+        return torch.stack(errors).sum()
 
     start = content_images.clone()
     for index in range(BATCH):
@@ -76,12 +70,8 @@ def optimised_images(
 def _statistics(network: Features, images: Tensor) -> list[Tensor]:
     """Returns the features of the content layer and the Gram matrices of the style layers."""
     features = network(images, [CONTENT_LAYER, *STYLE_LAYERS])
-    return [features[CONTENT_LAYER], *(_gram_matrices(features[name]) for name in STYLE_LAYERS)]
-
-
-def _gram_matrices(features: Tensor) -> Tensor:
-    """Returns the (B, C, C) Gram matrices of (B, C, H', W') features."""
-    return torch.stack([gram_matrix(each) for each in torch.split(features, 1)])
+    batches = [torch.split(features[name], 1) for name in STYLE_LAYERS]
+    return [features[CONTENT_LAYER], *(torch.stack([*map(gram_matrix, b)]) for b in batches)]
 
 
 def _relative_errors(values: Tensor, targets: Tensor) -> Tensor:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.config.schema import Distillation
 from pipeline.distillation import optimised_images
 from pipeline.distillation.crops import CropSampler
 from pipeline.distillation.student import SMALL_LAYERS
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.rescaling import rescaling_means
 from pipeline.networks.vgg import Features
-
-if TYPE_CHECKING:
-    from pipeline.config.schema import Distillation
 
 STRIDES = {1: 4, 2: 2}
 """{block: stride} of the subsampled positions; in the other blocks all positions are used."""
@@ -27,11 +26,9 @@ STRIDES = {1: 4, 2: 2}
 class Teacher(nn.Module):
     """VGG-19's features of the student's layers, each layer in units of its standard deviation.
 
-    Args:
-        weights: VGG-19's, not rescaled, as ``vgg.Features`` takes them.
-        images: (B, 3, S, S) float32, RGB in [0, 1]. On them, and in float32, ``deviations`` are
-            measured, and ``means``: {layer: (N,)} what the rescaled network divides filters by.
-        precision: in which the features are computed, ``float32`` or ``bf16``.
+    ``weights`` are VGG-19's, not rescaled, and ``precision`` is ``float32`` or ``bf16``. On the
+    ``images``, (B, 3, S, S) float32, RGB in [0, 1], and in float32, ``deviations`` are measured,
+    and ``means``: {layer: (N,)} what the rescaled network divides filters by.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], images: Tensor, precision: str) -> None:
@@ -64,13 +61,13 @@ class TrainingBatch(NamedTuple):
     offset: tuple[int, int]
 
 
+@dataclass
 class TrainingData:
     """Makes the batches of an epoch; the same ones for the same seed, epoch and student."""
 
-    def __init__(
-        self, teacher: Teacher, pictures: Sequence[Image.Image], settings: Distillation
-    ) -> None:
-        self.teacher, self.pictures, self.settings = teacher, pictures, settings
+    teacher: Teacher
+    pictures: Sequence[Image.Image]
+    settings: Distillation
 
     def epoch(self, number: int, weights: Mapping[str, Tensor]) -> Iterator[TrainingBatch]:
         """Yields the batches of an epoch, all of them ``passes`` times, each time shuffled.
@@ -95,7 +92,7 @@ class TrainingData:
         images: list[Tensor] = []
         for _ in range(runs if number >= settings.plain_epochs else 0):
             images += optimised_images.optimised_images(weights, self.teacher.means, sampler)
-        crops = sampler.augmented_crops(max(1, settings.images - sum(map(len, images))))
+        crops = sampler.crops(max(1, settings.images - sum(map(len, images))), augmented=True)
         mixed = torch.cat([*images, crops.to(weights["mean"].device)])
         return mixed[sampler.random.permutation(len(mixed))][: settings.images]
 

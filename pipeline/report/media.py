@@ -29,14 +29,12 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """An experiment with the files of the report that show it.
+    """An experiment with the files of the report that show it; without results only its inputs.
 
     Attributes:
-        record: the experiment.
         inputs: {role, such as ``content``: the input picture}.
-        image: the result, None without one.
         intermediates: {evaluation: the image at it}.
-        curves: path of the loss curves, relative to the report's folder; empty without results.
+        curves: path of the loss curves, relative to the report's folder.
     """
 
     record: ExperimentRecord

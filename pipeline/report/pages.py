@@ -22,6 +22,21 @@ OTHERS, COLUMNS = "_others", 5
 """The figure of all experiments that are in no other, and its columns. No name begins with _."""
 
 
+def _in_table(text: str) -> str:
+    """Returns text as the content of one field of a Markdown table, with markup escaped."""
+    return escape(" ".join(text.split())).replace("|", "\\|")
+
+
+TEMPLATES = Environment(
+    loader=PackageLoader("pipeline.report"),
+    autoescape=select_autoescape(["html", "svg"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {"setting_text": setting_text, "in_table": _in_table}
+
+
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
     """Writes all pages, plots and contact sheets of the report into a folder."""
     layouts = dict(plan.figures)
@@ -35,10 +50,9 @@ def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder
         "images": {name: plan.images[name] for name in sorted(images)},
         "compared": [_compared(entry) for entry in entries.values()],
     }
-    templates = _environment()
     for page in ("index.html", "compare.html", "summary.md"):
-        write_text(folder / page, templates.get_template(page).render(root="", **values))
-    experiment, losses = map(templates.get_template, ("experiment.html", "losses.svg"))
+        write_text(folder / page, TEMPLATES.get_template(page).render(root="", **values))
+    experiment, losses = map(TEMPLATES.get_template, ("experiment.html", "losses.svg"))
     for name, entry in entries.items():
         page = experiment.render(root="../", entry=entry, **values)
         write_text(folder / "experiments" / f"{name}.html", page)
@@ -100,20 +114,3 @@ def _loss_plots(results: Results) -> list[dict[str, Any]]:
     }
     drawn = (plot_losses(title, history["evaluation"], losses) for title, losses in plots.items())
     return [plot for plot in drawn if plot]
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=select_autoescape(["html", "svg"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"setting_text": setting_text, "in_table": _in_table}
-    return environment
-
-
-def _in_table(text: str) -> str:
-    """Returns text as the content of one field of a Markdown table, with markup escaped."""
-    return escape(" ".join(text.split())).replace("|", "\\|")
