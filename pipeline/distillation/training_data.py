@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.config.schema import Distillation
-from pipeline.distillation import optimised_images
-from pipeline.distillation.crops import CropSampler
+from pipeline.distillation import training_images
 from pipeline.distillation.student import SMALL_LAYERS
+from pipeline.distillation.training_images import CropSampler
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.rescaling import rescaling_means
 from pipeline.networks.vgg import Features
@@ -88,10 +88,10 @@ class TrainingData:
         """Returns the images of an epoch, shuffled, with some from the student's optimisations."""
         settings = self.settings
         count = round(settings.optimised * settings.images)
-        runs = math.ceil(count / (optimised_images.BATCH * len(optimised_images.SNAPSHOTS)))
+        runs = math.ceil(count / (training_images.BATCH * len(training_images.SNAPSHOTS)))
         images: list[Tensor] = []
         for _ in range(runs if number >= settings.plain_epochs else 0):
-            images += optimised_images.optimised_images(weights, self.teacher.means, sampler)
+            images += training_images.optimised_images(weights, self.teacher.means, sampler)
         crops = sampler.crops(max(1, settings.images - sum(map(len, images))), augmented=True)
         mixed = torch.cat([*images, crops.to(weights["mean"].device)])
         return mixed[sampler.random.permutation(len(mixed))][: settings.images]

@@ -14,8 +14,7 @@ from pipeline import paths
 from pipeline.config.schema import ReportSettings, Tracking
 from pipeline.experiments.results import read_records
 from pipeline.records.tracking import tracked_run, wandb_image
-from pipeline.report.media import Picture, ReportEntry, add_pictures
-from pipeline.report.pages import write_pages
+from pipeline.report.pages import Picture, ReportEntry, add_pictures, write_pages
 
 
 def build_report(plan: ReportSettings, tracking: Tracking) -> None:

@@ -16,9 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config.params import read_params
-from pipeline.distillation.crops import CropSampler
 from pipeline.distillation.module import DistillationModule
-from pipeline.distillation.optimised_images import _minimise, optimised_images
 from pipeline.distillation.student import SMALL_LAYERS
 from pipeline.distillation.training import (
     build_module,
@@ -28,6 +26,7 @@ from pipeline.distillation.training import (
     train,
 )
 from pipeline.distillation.training_data import subsample
+from pipeline.distillation.training_images import CropSampler, _minimise, optimised_images
 from pipeline.errors import UserError
 from pipeline.networks.weight_files import EMBEDDED, load_small
 
@@ -133,9 +132,7 @@ def test_optimised_images_are_used_after_the_plain_epochs(
 ) -> None:
     module = build(images=40, optimised=0.5, plain_epochs=1)
     marked = [torch.full((8, 3, 32, 32), 7.0)]
-    monkeypatch.setattr(
-        "pipeline.distillation.optimised_images.optimised_images", lambda *_: marked
-    )
+    monkeypatch.setattr("pipeline.distillation.training_images.optimised_images", lambda *_: marked)
     weights = module.student.weights()
     counts = [
         sum(int((batch.images == 7).flatten(1).all(1).sum()) for batch in batches)
