@@ -21,8 +21,7 @@ from pipeline import paths
 from pipeline.config.schema import Distillation, Params
 from pipeline.distillation.module import DistillationModule
 from pipeline.distillation.student import SMALL_LAYERS, Student
-from pipeline.distillation.training_data import Teacher, TrainingData
-from pipeline.distillation.training_images import CropSampler
+from pipeline.distillation.training_data import CropSampler, Teacher, TrainingData
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
 from pipeline.imaging.picture_files import read_picture

@@ -79,21 +79,17 @@ def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
         for role, name in record.images.items()
         if paths.picture(name).is_file()
     }
-    if record.results is None:
+    results, media = record.results, f"media/experiments/{record.name}"
+    if results is None:
         return ReportEntry(record, inputs)
-    media = f"media/experiments/{record.name}"
     with replacing(folder / media / "image.png") as temporary:
-        shutil.copyfile(record.results.image, temporary)
-    return ReportEntry(
-        record,
-        inputs,
-        image=_picture(f"{media}/image.png", folder),
-        intermediates={
-            evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
-            for evaluation, file in record.results.intermediates.items()
-        },
-        curves=f"{media}/losses.svg",
-    )
+        shutil.copyfile(results.image, temporary)
+    image = _picture(f"{media}/image.png", folder)
+    intermediates = {
+        evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
+        for evaluation, file in results.intermediates.items()
+    }
+    return ReportEntry(record, inputs, image, intermediates, f"{media}/losses.svg")
 
 
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:

@@ -25,8 +25,12 @@ from pipeline.distillation.training import (
     read_reduced,
     train,
 )
-from pipeline.distillation.training_data import subsample
-from pipeline.distillation.training_images import CropSampler, _minimise, optimised_images
+from pipeline.distillation.training_data import (
+    CropSampler,
+    _minimise,
+    optimised_images,
+    subsample,
+)
 from pipeline.errors import UserError
 from pipeline.networks.weight_files import EMBEDDED, load_small
 
@@ -132,7 +136,7 @@ def test_optimised_images_are_used_after_the_plain_epochs(
 ) -> None:
     module = build(images=40, optimised=0.5, plain_epochs=1)
     marked = [torch.full((8, 3, 32, 32), 7.0)]
-    monkeypatch.setattr("pipeline.distillation.training_images.optimised_images", lambda *_: marked)
+    monkeypatch.setattr("pipeline.distillation.training_data.optimised_images", lambda *_: marked)
     weights = module.student.weights()
     counts = [
         sum(int((batch.images == 7).flatten(1).all(1).sum()) for batch in batches)
