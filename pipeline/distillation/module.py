@@ -32,10 +32,6 @@ class DistillationModule(pl.LightningModule):
 
     Muon (Jordan et al. 2024) trains the convolutions and the heads of blocks 3 to 5, AdamW the
     biases and the other heads; their learning rates follow the same schedule.
-
-    Args:
-        student: holds all parameters.
-        data: makes the training batches; its teacher follows this module to its device.
     """
 
     def __init__(self, student: Student, data: TrainingData) -> None:

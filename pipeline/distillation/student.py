@@ -16,12 +16,9 @@ SMALL_LAYERS = ARCHITECTURES["vgg19-small"]
 class Student(nn.Module):
     """A small VGG with a head for each layer, a linear map that predicts VGG-19's features.
 
-    All weights are stored as matrices, because Muon takes no other shape.
-
-    Args:
-        widths: channels of the five blocks.
-        deviations: {layer: standard deviation of VGG-19's features}, the unit of its predictions.
-        seed: of the initial weights (He initialisation).
+    All weights are stored as matrices, because Muon takes no other shape. ``widths`` are the
+    channels of the five blocks, and ``seed`` is that of the initial weights (He initialisation).
+    ``deviations``, {layer: standard deviation of VGG-19's features}, are the units of the heads.
     """
 
     def __init__(self, widths: Sequence[int], deviations: Mapping[str, float], seed: int) -> None:

@@ -19,10 +19,9 @@ from PIL import Image
 
 from pipeline import paths
 from pipeline.config.schema import Distillation, Params
-from pipeline.distillation.crops import CropSampler
 from pipeline.distillation.module import DistillationModule
 from pipeline.distillation.student import SMALL_LAYERS, Student
-from pipeline.distillation.training_data import Teacher, TrainingData
+from pipeline.distillation.training_data import CropSampler, Teacher, TrainingData
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
 from pipeline.imaging.picture_files import read_picture
@@ -97,8 +96,7 @@ def find_pictures(sources: Iterable[str]) -> list[Path]:
     for source in sources:
         folder = Path(source).expanduser()
         if folder.is_dir():
-            inside = [path for path in folder.iterdir() if path.is_file()]
-            files += sorted(path for path in inside if not path.name.startswith("."))
+            files += sorted(path for path in folder.glob("[!.]*") if path.is_file())
         elif folder.suffix or ":" in source:
             files.append(locate(source, None, paths.downloads()))
         else:

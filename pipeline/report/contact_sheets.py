@@ -34,16 +34,15 @@ def write_contact_sheet(layout: Figure, rows: Sequence[Sequence[Tile]], path: Pa
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), layout.title, fill=BLACK, font=large)
-    for column, text in enumerate(layout.column_titles):
-        place = left + column * (EDGE + GAP), top - LINE - 4
-        draw.text(place, _shortened(text, small), fill=BLACK, font=small)
+    xs = [left + column * (EDGE + GAP) for column in range(max(map(len, rows)))]
+    for x, text in zip(xs, layout.column_titles, strict=False):
+        draw.text((x, top - LINE - 4), _shortened(text, small), fill=BLACK, font=small)
     for index, row in enumerate(rows):
         y = top + sum(heights[:index])
         if layout.row_titles:
             text = layout.row_titles[index].replace(", ", ",\n")
             draw.multiline_text((GAP, y), text, fill=BLACK, font=small)
-        for column, (image, (_, texts)) in enumerate(zip(thumbnails[index], row, strict=True)):
-            x = left + column * (EDGE + GAP)
+        for x, image, (_, texts) in zip(xs, thumbnails[index], row, strict=False):
             sheet.paste(image, (x, y))
             for number, text in enumerate(texts):
                 place = x, y + image.height + 2 + number * LINE

@@ -26,14 +26,9 @@ def plot_losses(
     Values that are not positive are left out, and so are losses that have no others: the content
     loss at a start from the content image is 0, which has no place on the axis.
 
-    Args:
-        title: of the plot.
-        evaluations: their numbers, increasing, at least one.
-        losses: {name: a value for each evaluation}.
-
-    Returns:
-        The title; ``x_ticks`` and ``y_ticks``, {label: coordinate}; and ``curves``, {name: the
-        commands of an SVG path}.
+    ``evaluations`` are the numbers of at least one, increasing, and a loss has a value for each.
+    ``x_ticks`` and ``y_ticks`` of the plot are {label: coordinate}, and ``curves`` are {name: the
+    commands of an SVG path}.
     """
     logarithms = {
         name: [math.log10(value) if 0 < value < math.inf else None for value in values]

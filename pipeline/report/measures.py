@@ -1,43 +1,51 @@
 """Measurements of what the paper claims of a figure, on the pictures of that figure.
 
 Pictures are compared as saved, 8-bit sRGB in units of the full range: an RMSE of 1 is black against
-white.
+white. Each measurement has a plot, an SVG file that matplotlib draws.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from PIL import Image
-from skimage.metrics import structural_similarity
+from skimage.metrics import mean_squared_error, structural_similarity
 
 from pipeline import paths
 from pipeline.experiments.results import ExperimentRecord, setting_text
+from pipeline.files import write_text
 from pipeline.imaging.picture_files import read_picture
-from pipeline.report.plots import plot_distances, plot_reconstructions, plot_trade_off
 
 Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
 
 SSIM_WINDOW = 11
 """Edge in pixels of the window of SSIM. Smaller pictures have no SSIM."""
+STYLE: Any = {
+    "svg.hashsalt": "style-transfer",  # the identifiers in the file are random without it
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+}
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A table of measured values.
+class Measurement(NamedTuple):
+    """A table of measured values as text, a note on them, and a description of their plot.
 
-    Attributes:
-        columns, rows: the table, all as text; the first value of a row is its title.
-        note: explains the values.
-        plot: describes the plot.
+    The first value of a row is its title.
     """
 
     columns: list[str]
@@ -50,52 +58,57 @@ def measure_reconstructions(records: Records, plot: Path) -> Measurement:
     """Measures the distance of reconstructions from their input picture: loss, RMSE and SSIM.
 
     SSIM is that of Wang et al. 2004 (Gaussian window with a standard deviation of 1.5 pixels), the
-    mean over the channels.
-
-    Args:
-        records: finished experiments with one loss, of content or of style.
-        plot: the SVG file to write.
+    mean over the channels. The experiments have one loss, of content or of style.
     """
     (role,) = records[0].images
     rows, layers, errors, similarities = [], [], [], []
     for record in records:
         names, results = record.settings[f"{role}_layers"], record.finished
         start = results.metrics.get(f"start_{role}", results.history[role][0])
-        picture = read_picture(results.image)
-        target = read_picture(paths.picture(record.images[role]))
-        pixels = _pixels(picture), _pixels(_resized(target, picture.size, record.settings))
-        error, similarity = _rmse(*pixels), _ssim(*pixels)
         loss = f"{100 * results.metrics[f'saved_{role}'] / start:.3g} %"
+        error, similarity = _distances(record, paths.picture(record.images[role]))
         shown = "–" if math.isnan(similarity) else f"{similarity:.3f}"
         rows.append([setting_text(names), loss, f"{error:.3f}", shown])
         layers.append(list(names)[-1])
         errors.append(error)
         similarities.append(similarity)
-    plot_reconstructions(layers, errors, similarities, plot)
+    with _figure(plot, (6, 2.6)) as figure:
+        plots = {"pixel RMSE": errors, "SSIM": similarities}
+        for (title, values), axes in zip(plots.items(), figure.subplots(1, 2), strict=True):
+            axes.plot(range(len(layers)), values, marker="o")
+            known = [value for value in values if math.isfinite(value)]
+            axes.set(title=title, ylim=(1.1 * min([0, *known]), 1.1 * max([0.01, *known])))
+            axes.set_xticks(range(len(layers)), layers, rotation=30)
     return Measurement(
-        columns=[f"{role} layers", f"{role} loss, relative to the start", "pixel RMSE", "SSIM"],
-        rows=rows,
-        note=f"The loss is that of the saved picture in percent of the loss at the start. RMSE and "
+        [f"{role} layers", f"{role} loss, relative to the start", "pixel RMSE", "SSIM"],
+        rows,
+        f"The loss is that of the saved picture in percent of the loss at the start. RMSE and "
         f"SSIM compare it with the {role} image.",
-        plot="Pixel RMSE and SSIM against the deepest layer",
+        "Pixel RMSE and SSIM against the deepest layer",
     )
 
 
 def measure_trade_off(records: Records, plot: Path) -> Measurement:
     """Measures content and style loss, both before their weights, against their ratio α/β."""
-    ratios, contents, styles = [], [], []
+    ratios, contents, styles, rows = [], [], [], []
     for record in records:
-        settings, metrics = record.settings, record.finished.metrics
-        ratios.append(settings["content_weight"] / settings["style_weight"])
-        contents.append(metrics["saved_content"] / settings["content_weight"])
-        styles.append(metrics["saved_style"] / settings["style_weight"])
-    plot_trade_off(ratios, contents, styles, plot)
-    values = zip(ratios, contents, styles, strict=True)
+        alpha, beta = record.settings["content_weight"], record.settings["style_weight"]
+        ratios.append(alpha / beta)
+        contents.append(record.finished.metrics["saved_content"] / alpha)
+        styles.append(record.finished.metrics["saved_style"] / beta)
+        rows.append([f"{ratios[-1]:g}", f"{contents[-1]:.4g}", f"{styles[-1]:.4g}"])
+    with _figure(plot, (4.2, 3)) as figure:
+        axes = figure.add_subplot()
+        axes.plot(contents, styles, marker="o")
+        for ratio, *point in zip(ratios, contents, styles, strict=True):
+            axes.annotate(f"{ratio:g}", tuple(point), xytext=(5, 5), textcoords="offset points")
+        axes.set(xscale="log", yscale="log", xlabel="content loss", ylabel="style loss")
+        axes.margins(0.12)
     return Measurement(
-        columns=["α/β", "content loss", "style loss"],
-        rows=[[f"{ratio:g}", f"{content:.4g}", f"{style:.4g}"] for ratio, content, style in values],
-        note="The losses are those of the saved pictures, without the weights α and β.",
-        plot="Style loss against content loss, one point for each ratio",
+        ["α/β", "content loss", "style loss"],
+        rows,
+        "The losses are those of the saved pictures, without the weights α and β.",
+        "Style loss against content loss, one point for each ratio",
     )
 
 
@@ -104,7 +117,13 @@ def measure_starts(records: Records, plot: Path) -> Measurement:
     pixels = [_pixels(read_picture(record.finished.image)) for record in records]
     titles = [_start(record, records) for record in records]
     distances = [[_rmse(one, other) for other in pixels] for one in pixels]
-    plot_distances(titles, distances, plot)
+    with _figure(plot, (4.2, 3.4)) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(distances, cmap="Greys", vmin=0)
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right")
+        axes.set_yticks(range(len(titles)), titles)
+        figure.colorbar(image, label="RMSE")
     noises, repeats = [], []
     for (i, one), (j, other) in combinations(enumerate(records), 2):
         if one.settings == other.settings:
@@ -116,13 +135,10 @@ def measure_starts(records: Records, plot: Path) -> Measurement:
         note += f" Two noises: {min(noises):.4f} to {max(noises):.4f}."
     if repeats:
         note += f" Two runs with equal settings: at most {max(repeats):.4g}."
-    rows = [
-        [title, *(f"{distance:.4f}" for distance in row)]
-        for title, row in zip(titles, distances, strict=True)
-    ]
-    return Measurement(
-        ["", *titles], rows, note, "RMSE between every two results, as shades of grey"
-    )
+    pairs = zip(titles, distances, strict=True)
+    rows = [[title, *(f"{distance:.4f}" for distance in row)] for title, row in pairs]
+    plotted = "RMSE between every two results, as shades of grey"
+    return Measurement(["", *titles], rows, note, plotted)
 
 
 MEASURES: dict[str, Callable[[Records, Path], Measurement]] = {
@@ -130,7 +146,18 @@ MEASURES: dict[str, Callable[[Records, Path], Measurement]] = {
     "trade-off": measure_trade_off,
     "starts": measure_starts,
 }
-"""{a value of ``figures.NAME.measure``: the function that measures finished experiments}."""
+"""The functions that measure finished experiments, by the values of ``figures.NAME.measure``."""
+
+
+@contextmanager
+def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yields a figure of ``size`` inches, then writes it; equal figures give equal bytes."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        write_text(path, svg.getvalue())
 
 
 def _start(record: ExperimentRecord, records: Records) -> str:
@@ -140,31 +167,32 @@ def _start(record: ExperimentRecord, records: Records) -> str:
     return title if record.name == equal[0] else f"{title}, repeated"
 
 
+def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
+    """Returns RMSE and SSIM between a result and a picture, resized to the size of the result.
+
+    It is resized as by ``imaging.tensors.resize`` up to rounding. Without antialiasing the bicubic
+    kernels differ too, by an RMSE of 0.03 on noise.
+    """
+    result, target = read_picture(record.finished.image), read_picture(file)
+    method = Image.Resampling[record.settings.get("resampling", "bicubic").upper()]
+    if record.settings.get("antialias", True):
+        target = target.resize(result.size, method)
+    else:
+        x, y = (old / new for old, new in zip(target.size, result.size, strict=True))
+        affine = Image.Transform.AFFINE
+        target = target.transform(result.size, affine, (x, 0, 0, 0, y, 0), method)
+    pair = _pixels(result), _pixels(target)
+    if min(result.size) < SSIM_WINDOW:
+        return _rmse(*pair), math.nan
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    similarity = structural_similarity(*pair, data_range=1.0, channel_axis=2, **gaussian)
+    return _rmse(*pair), float(similarity)
+
+
 def _pixels(picture: Image.Image) -> Pixels:
     """Returns a picture as (H, W, 3) in [0, 1]."""
     return np.asarray(picture, dtype=np.float64) / 255
 
 
-def _resized(
-    picture: Image.Image, size: tuple[int, int], settings: Mapping[str, Any]
-) -> Image.Image:
-    """Returns a picture at a size (W, H), resized as by ``imaging.tensors.resize`` up to rounding.
-
-    Without antialiasing the bicubic kernels differ too, by an RMSE of 0.03 on noise.
-    """
-    method = Image.Resampling[settings.get("resampling", "bicubic").upper()]
-    if settings.get("antialias", True):
-        return picture.resize(size, method)
-    width, height = (old / new for old, new in zip(picture.size, size, strict=True))
-    return picture.transform(size, Image.Transform.AFFINE, (width, 0, 0, 0, height, 0), method)
-
-
 def _rmse(one: Pixels, other: Pixels) -> float:
-    return math.sqrt(float(np.square(one - other).mean()))
-
-
-def _ssim(one: Pixels, other: Pixels) -> float:
-    if min(one.shape[:2]) < SSIM_WINDOW:
-        return math.nan
-    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(one, other, data_range=1.0, channel_axis=2, **gaussian))
+    return math.sqrt(mean_squared_error(one, other))

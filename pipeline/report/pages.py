@@ -1,25 +1,95 @@
-"""Pages of the report: renders the templates, and writes the plots and contact sheets they show."""
+"""Pages of the report: renders the templates, and writes the pictures and plots they show."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from PIL import Image
 
+from pipeline import paths
 from pipeline.config.schema import Figure, ReportSettings
-from pipeline.experiments.results import WEIGHTED, Results, differing_settings, setting_text
-from pipeline.files import write_text
+from pipeline.experiments.results import (
+    WEIGHTED,
+    ExperimentRecord,
+    Results,
+    differing_settings,
+    setting_text,
+)
+from pipeline.files import replacing, write_text
+from pipeline.imaging.picture_files import read_picture
 from pipeline.report.contact_sheets import write_contact_sheet
 from pipeline.report.loss_curves import HEIGHT, WIDTH, plot_losses
 from pipeline.report.measures import MEASURES
-from pipeline.report.media import ReportEntry
 
 OTHERS, COLUMNS = "_others", 5
 """The figure of all experiments that are in no other, and its columns. No name begins with _."""
+JPEG_EDGE, JPEG_QUALITY = 512, 75
+"""Longest edge in pixels of all pictures but results, which are shown unchanged."""
+
+TEMPLATES = Environment(
+    loader=PackageLoader("pipeline.report"),
+    autoescape=select_autoescape(["html", "svg"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {
+    "setting_text": setting_text,
+    # Text as the content of one field of a Markdown table, with markup escaped.
+    "in_table": lambda text: escape(" ".join(text.split())).replace("|", "\\|"),
+}
+
+
+class Picture(NamedTuple):
+    """A picture of the report: its path relative to the report's folder, and its size in pixels."""
+
+    path: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ReportEntry:
+    """An experiment with the files of the report that show it; without results only its inputs.
+
+    Attributes:
+        inputs: {role, such as ``content``: the input picture}.
+        intermediates: {evaluation: the image at it}.
+        curves: path of the loss curves, relative to the report's folder.
+    """
+
+    record: ExperimentRecord
+    inputs: dict[str, Picture]
+    image: Picture | None = None
+    intermediates: Mapping[int, Picture] = field(default_factory=dict)
+    curves: str = ""
+
+
+def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
+    """Writes the pictures of an experiment into the report's folder and returns its entry."""
+    inputs = {
+        role: _add_jpeg(paths.picture(name), f"media/pictures/{name}.jpg", folder)
+        for role, name in record.images.items()
+        if paths.picture(name).is_file()
+    }
+    results, media = record.results, f"media/experiments/{record.name}"
+    if results is None:
+        return ReportEntry(record, inputs)
+    with replacing(folder / media / "image.png") as temporary:
+        shutil.copyfile(results.image, temporary)
+    image = _picture(f"{media}/image.png", folder)
+    intermediates = {
+        evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
+        for evaluation, file in results.intermediates.items()
+    }
+    return ReportEntry(record, inputs, image, intermediates, f"{media}/losses.svg")
 
 
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
@@ -33,12 +103,20 @@ def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder
         "figures": [_figure(name, layout, entries, folder) for name, layout in layouts.items()],
         "entries": entries,
         "images": {name: plan.images[name] for name in sorted(images)},
-        "compared": [_compared(entry) for entry in entries.values()],
+        "compared": [  # what the script of the comparison needs
+            {
+                "name": name,
+                "image": entry.image and entry.image.path,
+                "reason": entry.record.reason,
+                "curves": entry.curves,
+                "settings": [[k, setting_text(v)] for k, v in entry.record.settings.items()],
+            }
+            for name, entry in entries.items()
+        ],
     }
-    templates = _environment()
     for page in ("index.html", "compare.html", "summary.md"):
-        write_text(folder / page, templates.get_template(page).render(root="", **values))
-    experiment, losses = map(templates.get_template, ("experiment.html", "losses.svg"))
+        write_text(folder / page, TEMPLATES.get_template(page).render(root="", **values))
+    experiment, losses = map(TEMPLATES.get_template, ("experiment.html", "losses.svg"))
     for name, entry in entries.items():
         page = experiment.render(root="../", entry=entry, **values)
         write_text(folder / "experiments" / f"{name}.html", page)
@@ -80,18 +158,6 @@ def _figure(
     }
 
 
-def _compared(entry: ReportEntry) -> dict[str, Any]:
-    """Returns what the script of the comparison needs of an experiment."""
-    record = entry.record
-    return {
-        "name": record.name,
-        "image": entry.image and entry.image.path,
-        "reason": record.reason,
-        "curves": entry.curves,
-        "settings": [[key, setting_text(value)] for key, value in record.settings.items()],
-    }
-
-
 def _loss_plots(results: Results) -> list[dict[str, Any]]:
     history = results.history
     plots = {
@@ -102,18 +168,15 @@ def _loss_plots(results: Results) -> list[dict[str, Any]]:
     return [plot for plot in drawn if plot]
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=select_autoescape(["html", "svg"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"setting_text": setting_text, "in_table": _in_table}
-    return environment
+def _add_jpeg(source: Path, path: str, folder: Path) -> Picture:
+    if not (folder / path).is_file():
+        picture = read_picture(source)
+        picture.thumbnail((JPEG_EDGE, JPEG_EDGE), Image.Resampling.LANCZOS)
+        with replacing(folder / path) as temporary:
+            picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
+    return _picture(path, folder)
 
 
-def _in_table(text: str) -> str:
-    """Returns text as the content of one field of a Markdown table, with markup escaped."""
-    return escape(" ".join(text.split())).replace("|", "\\|")
+def _picture(path: str, folder: Path) -> Picture:
+    with Image.open(folder / path) as picture:
+        return Picture(path, *picture.size)

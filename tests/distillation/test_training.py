@@ -16,9 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config.params import read_params
-from pipeline.distillation.crops import CropSampler
 from pipeline.distillation.module import DistillationModule
-from pipeline.distillation.optimised_images import _minimise, optimised_images
 from pipeline.distillation.student import SMALL_LAYERS
 from pipeline.distillation.training import (
     build_module,
@@ -27,7 +25,12 @@ from pipeline.distillation.training import (
     read_reduced,
     train,
 )
-from pipeline.distillation.training_data import subsample
+from pipeline.distillation.training_data import (
+    CropSampler,
+    _minimise,
+    optimised_images,
+    subsample,
+)
 from pipeline.errors import UserError
 from pipeline.networks.weight_files import EMBEDDED, load_small
 
@@ -76,11 +79,10 @@ def loaded(pictures: Path) -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in find_pictures([str(pictures)])]
 
 
-@pytest.mark.parametrize("kind", ["crops", "augmented_crops"])
-def test_crops_depend_on_the_seed_alone(kind: str, pictures: Path) -> None:
+@pytest.mark.parametrize("augmented", [False, True])
+def test_crops_depend_on_the_seed_alone(augmented: bool, pictures: Path) -> None:
     def drawn(seed: int) -> Tensor:
-        batch: Tensor = getattr(CropSampler(loaded(pictures), 32, (seed,)), kind)(6)
-        return batch
+        return CropSampler(loaded(pictures), 32, (seed,)).crops(6, augmented)
 
     assert drawn(0).shape == (6, 3, 32, 32)
     assert drawn(0).dtype == torch.float32
@@ -134,9 +136,7 @@ def test_optimised_images_are_used_after_the_plain_epochs(
 ) -> None:
     module = build(images=40, optimised=0.5, plain_epochs=1)
     marked = [torch.full((8, 3, 32, 32), 7.0)]
-    monkeypatch.setattr(
-        "pipeline.distillation.optimised_images.optimised_images", lambda *_: marked
-    )
+    monkeypatch.setattr("pipeline.distillation.training_data.optimised_images", lambda *_: marked)
     weights = module.student.weights()
     counts = [
         sum(int((batch.images == 7).flatten(1).all(1).sum()) for batch in batches)
