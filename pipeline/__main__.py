@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import command_line
+from pipeline.errors import UserError, command_line
 
 JOBS_HELP = "Experiments at a time; by default as cores and memory allow."
 app = typer.Typer(
@@ -33,11 +33,16 @@ def check() -> None:
 
 
 @app.command()
-def run(jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None) -> None:
+def run(jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "") -> None:
     """Compute all experiments that are out of date, and the report."""
     from pipeline.experiments.runner import run
 
-    run(jobs)
+    if jobs and not (jobs.isdecimal() and int(jobs)):
+        raise UserError(
+            f"jobs is {jobs!r}, but it must be a whole number from 1: how many experiments at a "
+            "time. Leave it out for as many as cores and memory allow"
+        )
+    run(int(jobs) if jobs else None)
 
 
 @preset.command()
