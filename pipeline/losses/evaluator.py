@@ -67,6 +67,7 @@ class RecordedObjective:
     """
 
     def __init__(self, objective: Objective, image: Tensor, recorder: Recorder) -> None:
+        self.objective = objective  # whose memory the replays read
         self.image = image.detach().clone().requires_grad_()
         samples = [image.detach().flip(edge).requires_grad_() for edge in (3, 2)]
         expected = [_evaluate(objective, sample) for sample in samples]

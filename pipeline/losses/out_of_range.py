@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses.term import ImageTerm
+from pipeline.losses.term import WHOLE, LossTerm
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.networks.frozen.statistics import Statistics
 
-class OutOfRange(ImageTerm):
+
+class OutOfRange(LossTerm):
     """Crowson's CLIP-guided diffusion, 2021. **Differs:** the paper leaves the image free."""
 
     name, order, weight_key = "out_of_range", 40, "range_weight"
@@ -21,6 +23,6 @@ class OutOfRange(ImageTerm):
     class Settings(Section):
         range_weight: Weight = 0.0
 
-    def loss(self, image: Tensor) -> Tensor:
+    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
         """Returns the mean squared distance of all values from [0, 1]; 0 for a picture."""
-        return total((image - image.clamp(0, 1)).square()) / image.numel()
+        return {WHOLE: total((image - image.clamp(0, 1)).square()) / image.numel()}

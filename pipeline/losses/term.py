@@ -79,17 +79,6 @@ class LossTerm:
         raise NotImplementedError
 
 
-class ImageTerm(LossTerm):
-    """A term that depends on the pixels alone."""
-
-    def loss(self, image: Tensor) -> Tensor:
-        """Returns the loss of a (1, 3, H, W) float32 image, a scalar."""
-        raise NotImplementedError
-
-    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        return {WHOLE: self.loss(image)}
-
-
 class LayerTerm(LossTerm):
     """A term that compares a statistic of some layers with that of an input picture."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.losses.term import ImageTerm
+from pipeline.losses.term import WHOLE, LossTerm
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.networks.frozen.statistics import Statistics
 
-class TotalVariation(ImageTerm):
+
+class TotalVariation(LossTerm):
     """Mahendran & Vedaldi 2015. **Differs:** the paper has no prior; the default weight is 0."""
 
     name, order, weight_key = "variation", 30, "variation_weight"
@@ -20,8 +22,9 @@ class TotalVariation(ImageTerm):
     class Settings(Section):
         variation_weight: Weight = 0.0
 
-    def loss(self, image: Tensor) -> Tensor:
+    def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
         """Returns the mean squared difference of neighbours, vertical plus horizontal."""
         vertical = (image[..., 1:, :] - image[..., :-1, :]).square()
         horizontal = (image[..., :, 1:] - image[..., :, :-1]).square()
-        return total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()
+        mean = total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()
+        return {WHOLE: mean}

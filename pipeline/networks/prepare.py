@@ -22,7 +22,7 @@ from pipeline.networks.weight_files import (
     imagenet_weights,
     load_small,
     load_weights,
-    save_backbone,
+    save_weights,
 )
 
 
@@ -44,8 +44,8 @@ def prepare(settings: Backbone) -> None:
     embedded = weights
     if file != EMBEDDED:
         embedded, _ = _rescaled(load_small(EMBEDDED), settings, images)
-    save_backbone(paths.WEIGHTS_FILE, weights, settings.pooling)
-    save_backbone(paths.EMBEDDED_FILE, embedded, settings.pooling)
+    save_weights(paths.WEIGHTS_FILE, weights, pooling=settings.pooling)
+    save_weights(paths.EMBEDDED_FILE, embedded, pooling=settings.pooling)
     record = {
         **settings.model_dump(),
         "calibration": {source: sha256(file) for source, file in calibration.items()},

@@ -21,14 +21,9 @@ def rescaling_means(
     dead. Divided by a mean near 0 it would dominate the loss at the few positions where it is
     active; divided by its layer's median, it stays as weak as the network made it.
 
-    Args:
-        features: the network before rescaling, with the pooling of later runs; a small network is
-            ``predicting`` VGG-19's filters.
-        images: (1, 3, H, W) float32, RGB in [0, 1]; at least one.
-        dead_below: fraction of the layer's median mean.
-
-    Returns:
-        {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
+    ``features`` are those before rescaling, with the pooling of later runs; a small network must be
+    ``predicting``. There is at least one image, (1, 3, H, W) float32, RGB in [0, 1]. The result is
+    {layer: (N,) float32, > 0} and {layer: indices of its dead filters}, dead layers only.
     """
     means = {name: torch.zeros(LAYERS[name].channels_out) for name in features.layers}
     positions = dict.fromkeys(features.layers, 0)

@@ -34,8 +34,8 @@ def tapped(
 ) -> dict[str, Tensor]:
     """Returns the network whose features have VGG-19's losses, as ``vgg.Features`` takes it.
 
-    With ``means``, from ``rescaling_means`` of the predictions, these are the losses of the
-    rescaled network, whose filters are divided by their means.
+    With ``means``, from ``rescaling_means`` of the predictions, they are those of VGG-19 with its
+    filters divided by their means.
     """
     network = {name: tensor for name, tensor in weights.items() if not name.endswith(".head")}
     for name in layers_of(weights):

@@ -96,21 +96,20 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
 def load_small(path: Path) -> dict[str, Tensor]:
     """Loads a small network that ``save_small`` wrote, as float32; raises as ``load_weights``."""
     tensors, layers = _read(path), ARCHITECTURES["vgg19-small"]
-    keys = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias", "head")}
-    if missing := sorted({"mean", "std", *keys} - set(tensors)):
-        raise UserError(
-            f"{path} has no {missing[0]}: it is not a vgg19-small. For a file of VGG-19 set "
-            "backbone.architecture: vgg19"
-        )
     shapes: dict[str, tuple[int, ...]] = {"mean": (3,), "std": (3,)}
     channels = 3
     for name in layers:
-        bias = tensors[f"{name}.bias"]  # its length is the width, unless the file is wrong
+        bias = tensors.get(f"{name}.bias")  # its length is the width, unless the file is wrong
         width = len(bias) if isinstance(bias, Tensor) and bias.dim() == 1 else 1
         shapes[f"{name}.weight"] = (width, channels, 3, 3)
         shapes[f"{name}.bias"] = (width,)
         shapes[f"{name}.head"] = (LAYERS[name].channels_out, width)
         channels = width
+    if missing := sorted(set(shapes) - set(tensors)):
+        raise UserError(
+            f"{path} has no {missing[0]}: it is not a vgg19-small. For a file of VGG-19 set "
+            "backbone.architecture: vgg19"
+        )
     return {
         name: _as_float32(tensors[name], name, shape, path, "vgg19-small")
         for name, shape in shapes.items()
@@ -159,15 +158,11 @@ def _as_float32(tensor: Any, name: str, shape: tuple[int, ...], path: Path, netw
 def save_small(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Writes a small network, as ``small_vgg`` takes it, atomically; matrices in float16."""
     halves = {name: each.half() if each.dim() > 1 else each for name, each in weights.items()}
-    _save(path, halves, {"architecture": "vgg19-small"})
+    save_weights(path, halves, architecture="vgg19-small")
 
 
-def save_backbone(path: Path, weights: Mapping[str, Tensor], pooling: str) -> None:
-    """Writes a prepared network and its pooling, atomically."""
-    _save(path, weights, {"pooling": pooling})
-
-
-def _save(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+def save_weights(path: Path, weights: Mapping[str, Tensor], **metadata: str) -> None:
+    """Writes a network and metadata, such as the pooling of a prepared one, atomically."""
     contiguous = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
     with replacing(path) as temporary:
         # safetensors' save_file would make a file that only its owner may read.

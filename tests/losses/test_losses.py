@@ -10,7 +10,7 @@ import torch
 from pipeline.losses.content import ContentLoss
 from pipeline.losses.out_of_range import OutOfRange
 from pipeline.losses.style import StyleLoss, gram_matrix
-from pipeline.losses.term import LossConvention
+from pipeline.losses.term import WHOLE, LossConvention
 from pipeline.losses.total_variation import TotalVariation
 
 N, H, W = 5, 4, 6
@@ -113,14 +113,14 @@ def test_total_variation_sees_edges_not_levels() -> None:
     flat = torch.full((1, 3, 4, 6), 0.7)
     edge = flat.clone()
     edge[..., 3:] = 0.2
-    loss = TotalVariation({}).loss
-    assert loss(flat) == 0
-    assert loss(edge).item() == pytest.approx(0.5**2 / 5)
+    term = TotalVariation({})
+    assert term.parts(flat, {})[WHOLE] == 0
+    assert term.parts(edge, {})[WHOLE].item() == pytest.approx(0.5**2 / 5)
 
 
 def test_only_what_no_picture_can_hold_is_out_of_range() -> None:
     image = torch.tensor([0.0, 1.0, 0.3, -0.2, 1.5, 0.9]).view(1, 3, 1, 2).requires_grad_()
-    loss = OutOfRange({}).loss(image)
+    loss = OutOfRange({}).parts(image, {})[WHOLE]
     loss.backward()
     assert loss.item() == pytest.approx((0.2**2 + 0.5**2) / 6)
     expected = torch.tensor([0.0, 0.0, 0.0, -0.2, 0.5, 0.0]) * 2 / 6

@@ -20,7 +20,7 @@ from pipeline.networks.weight_files import (
     imagenet_weights,
     load_backbone,
     load_weights,
-    save_backbone,
+    save_weights,
 )
 
 ALL = list(LAYERS)
@@ -118,7 +118,7 @@ def test_failed_download_of_imagenet_weights_names_the_remedy(
 def test_prepared_network_is_loaded_as_it_was_saved(
     weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    save_backbone(tmp_path / "b.safetensors", weights, "max")
+    save_weights(tmp_path / "b.safetensors", weights, pooling="max")
     loaded, pooling = load_backbone(tmp_path / "b.safetensors")
     assert pooling == "max"
     assert loaded.keys() == weights.keys()

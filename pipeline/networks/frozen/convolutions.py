@@ -36,7 +36,10 @@ def frozen_convolution(
 
 
 class Convolution(nn.Module):
-    """Holds buffers that move with the module and are not saved in checkpoints."""
+    """Holds buffers that move with the module and are not saved in checkpoints.
+
+    ``forward`` returns a layer's maps after ReLU from those before the layer.
+    """
 
     kernels: Tensor
     flipped: Tensor
@@ -48,10 +51,6 @@ class Convolution(nn.Module):
             if tensor.dim() == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             self.register_buffer(name, tensor, persistent=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Returns a layer's maps after ReLU from those before the layer."""
-        raise NotImplementedError
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Returns the gradient of the layer's input, from that of its output before ReLU."""

@@ -105,12 +105,8 @@ class FrozenFeatures(nn.Module):
     def forward(self, image: Tensor, needs: Needs) -> Statistics:
         """Returns statistics that autograd can differentiate with respect to the image, once.
 
-        The image is (1, 3, H, W) float32, RGB, 0 black and 1 white (values outside are allowed).
-        The statistics of a small network stand for VGG-19's, by its taps.
-
-        Raises:
-            UserError: a layer that the network does not have, or an image smaller than one
-                position of the deepest layer.
+        Those of a small network stand for VGG-19's, by its taps. The image and the errors are as
+        for ``vgg.Features``.
         """
         if not needed_layers(needs):
             return {kind: {} for kind in needs}

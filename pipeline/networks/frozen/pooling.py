@@ -30,10 +30,7 @@ def pool(maps: Tensor, pooling: str) -> tuple[Tensor, Tensor | None]:
 
 
 def pool_backward(gradient: Tensor, indices: Tensor | None, maps: Tensor) -> Tensor:
-    """Returns the gradient of a pooling's input, which has the shape of ``maps``.
-
-    ``gradient`` is that of its output, and ``indices`` are from ``pool``.
-    """
+    """Returns the gradient of a pooling's input, of the shape of ``maps``, from its output's."""
     if indices is None:
         spread = functional.interpolate(gradient / 4, scale_factor=2, mode="nearest")
         odd = (0, maps.shape[-1] - spread.shape[-1], 0, maps.shape[-2] - spread.shape[-2])

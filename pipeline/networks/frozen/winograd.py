@@ -43,11 +43,8 @@ def convolve(
 ) -> Tensor:
     """Returns ``functional.conv2d`` with a padding of 1, up to rounding.
 
-    Args:
-        maps: (B, C, H', W') in channels-last memory, float32 or float64.
-        kernels: (36, in, out), from ``transform_kernels``.
-        bias: (out,), or None.
-        transposed: whether to compute the derivative, from ``out`` channels to ``in``.
+    The maps are (B, C, H', W') in channels-last memory, float32 or float64; the kernels are from
+    ``transform_kernels``. ``transposed`` is the derivative, from ``out`` channels to ``in``.
     """
     points = INVERSES if transposed else IN_ORDER
     kernels = kernels.transpose(1, 2) if transposed else kernels
