@@ -22,8 +22,8 @@ from torch import Tensor
 
 from pipeline.errors import command_line
 from pipeline.files import write_json
+from pipeline.imaging.downloads import locate
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import locate
 from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
 from pipeline.losses import make_terms
 from pipeline.losses.objective import Objective

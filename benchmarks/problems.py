@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference import PlainObjective
+from pipeline.imaging.downloads import locate
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import locate
 from pipeline.imaging.tensors import resize, to_tensor
 from pipeline.losses import make_terms
 from pipeline.losses.evaluator import fastest_evaluation

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
-from pipeline.imaging import sources
+from pipeline.imaging import downloads
 
 
 def picture_bytes() -> bytes:
@@ -92,7 +92,7 @@ class _Listening(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(sources, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(downloads, "TIMEOUT_S", 0.5)
     monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     Server.requests.clear()
     Server.hang.clear()

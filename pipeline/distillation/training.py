@@ -24,8 +24,8 @@ from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.distillation.training_data import CropSampler, Teacher, TrainingData
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
+from pipeline.imaging.downloads import locate
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import locate
 from pipeline.networks.prepare import published_weights
 from pipeline.networks.weight_files import load_weights, save_small
 from pipeline.records.provenance import code_version, package_versions

@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256, write_json
+from pipeline.imaging.downloads import locate
 from pipeline.imaging.picture_files import read_picture, read_text, write_png
-from pipeline.imaging.sources import locate
 
 OWN_PICTURES = Path("data/own")  # which DVC watches
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.files import sha256, write_json
+from pipeline.imaging.downloads import WEIGHTS, locate
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import WEIGHTS, locate
 from pipeline.imaging.tensors import resize, scaled_size, to_tensor
 from pipeline.networks.rescaling import rescale, rescaling_means
 from pipeline.networks.settings import Backbone

@@ -50,8 +50,8 @@ from safetensors.torch import save as safetensors
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.schema import Backbone
+from pipeline.imaging.downloads import Limit, locate
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.sources import Limit, locate
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.prepare import prepare
 from pipeline.networks.weight_files import EMBEDDED

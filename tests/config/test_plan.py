@@ -150,5 +150,5 @@ def test_code_of_an_experiment_has_the_loss_terms_and_not_what_reads_params() ->
     terms = {file.stem for file in (REPOSITORY / "pipeline/losses").glob("[!_]*.py")}
     assert {f"pipeline.losses.{term}" for term in terms} <= set(modules)
     assert {"pipeline", "pipeline.config.schema", "pipeline.optim.lbfgs"} <= set(modules)
-    unwanted = ("pipeline.stages", "pipeline.config.params", "pipeline.imaging.sources")
+    unwanted = ("pipeline.stages", "pipeline.config.params", "pipeline.imaging.downloads")
     assert not [name for name in modules if name.startswith(unwanted)]

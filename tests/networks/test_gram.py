@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline.losses.style import gram_matrix
-from pipeline.networks.frozen import statistics
-from pipeline.networks.frozen.statistics import GramMatrix
+from pipeline.networks.frozen import gram_matrix as gram_module
+from pipeline.networks.frozen.gram_matrix import GramMatrix
 from pipeline.runtime.precision import cpu_has_bf16
 
 
@@ -19,7 +19,7 @@ def random_maps(channels: int, height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("chunk", [7, 30, 2**14])
 def test_chunks_add_up_to_the_gram_matrix(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    monkeypatch.setattr(gram_module, "CHUNK", chunk)
     maps = random_maps(4, 5, 6).double()
     torch.testing.assert_close(GramMatrix().collect(maps), gram_matrix(maps))
 

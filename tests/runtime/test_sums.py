@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.networks.frozen.statistics import GramMatrix
+from pipeline.networks.frozen.gram_matrix import GramMatrix
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.summation import ROW, total
 

@@ -15,8 +15,8 @@ from PIL import Image
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
+from pipeline.imaging.downloads import locate
 from pipeline.imaging.fetching import fetch_images
-from pipeline.imaging.sources import locate
 from pipeline.records.status import read_failure
 from pipeline.stages.fetch import fetch
 
