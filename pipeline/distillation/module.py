@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from pipeline.distillation.student import Student
+from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.distillation.training_data import TrainingBatch, TrainingData, subsample
+from pipeline.errors import UserError
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.vgg import linear_map
 
@@ -37,7 +38,9 @@ class DistillationModule(pl.LightningModule):
     def __init__(self, student: Student, data: TrainingData) -> None:
         super().__init__()
         self.automatic_optimization = False  # Lightning requires it of two optimisers
-        self.student, self.data, self.teacher = student, data, data.teacher
+        self.student, self.data = student, data
+        self.teacher = data.teacher  # follows this module to its device
+        self.curve: list[dict[str, float]] = []  # the mean metrics of each epoch
         settings = self.settings = data.settings
         self.steps_per_epoch = settings.passes * math.ceil(settings.images / settings.batch_size)
         self.steps = settings.epochs * self.steps_per_epoch
@@ -45,10 +48,6 @@ class DistillationModule(pl.LightningModule):
             rescaling = (self.teacher.deviations[name] / mean).square()
             factors = torch.stack([torch.ones_like(rescaling), rescaling])
             self.register_buffer(f"factors_{name}", factors, persistent=False)
-
-    def train_dataloader(self) -> Iterable[TrainingBatch]:
-        """Returns an iterable that makes the batches of the current epoch each time."""
-        return _EpochLoader(self)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> None:
         """Takes one step of both optimisers."""
@@ -60,8 +59,7 @@ class DistillationModule(pl.LightningModule):
         loss = torch.stack([weights[name] * pair.mean() for name, pair in residuals.items()]).sum()
         optimizers: Any = self.optimizers()
         schedules: Any = self.lr_schedulers()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+        self.zero_grad()
         self.manual_backward(loss)
         nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -70,6 +68,25 @@ class DistillationModule(pl.LightningModule):
         metrics = {f"residual_{name}": pair[0].detach() for name, pair in residuals.items()}
         metrics = {"loss": loss.detach(), **metrics}
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(batch.images))
+
+    def on_train_epoch_end(self) -> None:
+        """Adds the epoch to the curve, and prints its residuals."""
+        epoch = self.current_epoch + 1
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):  # before the checkpoint is written
+            raise UserError(
+                f"the loss is {metrics['loss']} in epoch {epoch}: the training diverged. "
+                "Lower distillation.learning_rate. The checkpoint of the epoch before is kept"
+            )
+        self.curve.append({"epoch": epoch, **metrics})
+        residuals = [f"{metrics[f'residual_{name}']:.3f}" for name in SMALL_LAYERS]
+        print(f"epoch {epoch}:", *residuals, flush=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = checkpoint["curve"]
 
     def residuals(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """Returns {layer: (2,) fractions of variance unexplained, filters plain and rescaled}."""
@@ -106,7 +123,9 @@ class DistillationModule(pl.LightningModule):
         return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
 
-class _EpochLoader:
+class EpochLoader:
+    """Makes the batches of the module's current epoch each time it is iterated over."""
+
     def __init__(self, module: DistillationModule) -> None:
         self.module = module
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -19,8 +17,8 @@ from PIL import Image
 
 from pipeline import paths
 from pipeline.config.schema import Distillation, Params
-from pipeline.distillation.module import DistillationModule
-from pipeline.distillation.student import SMALL_LAYERS, Student
+from pipeline.distillation.module import DistillationModule, EpochLoader
+from pipeline.distillation.student import Student
 from pipeline.distillation.training_data import CropSampler, Teacher, TrainingData
 from pipeline.errors import UserError
 from pipeline.files import sha256, write_json, write_text
@@ -76,8 +74,8 @@ def distil(params: Params, output: Path) -> None:
         record["residuals"] = mean_residuals(module, held_out)
         tracked.summary.update({"residuals": record["residuals"]})
     save_small(output, module.student.weights())
-    made_by = {"code": code_version(), "packages": package_versions()}
-    write_json(output.with_suffix(".json"), record | made_by | {"device": module.device.type})
+    record |= {"code": code_version(), "packages": package_versions()}
+    write_json(output.with_suffix(".json"), record | {"device": module.device.type})
     write_text(output.with_suffix(".csv"), curve)
     print(f"distil: {output}, {output.stat().st_size / 2**20:.2f} MiB")
     shutil.rmtree(checkpoints)
@@ -131,21 +129,22 @@ def train(module: DistillationModule, folder: Path, logger: Logger | None) -> st
 
     Returns the curve as CSV; a row is an epoch's number from 1, its loss and residuals.
     """
-    last, curve = folder / "last.ckpt", _LossCurve()
+    last = folder / "last.ckpt"
     checkpoint = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     run(
         module,
         module.device,
+        data=EpochLoader(module),
         resume_from=last if last.is_file() else None,
         max_epochs=module.settings.epochs,
-        callbacks=[checkpoint, curve],
+        callbacks=[checkpoint],
         logger=logger or False,
         deterministic=True,
     )
-    rows = [[f"{value:.6g}" for value in row.values()] for row in curve.rows]
-    return "".join(",".join(row) + "\n" for row in [list(curve.rows[0]), *rows])
+    rows = [[f"{value:.6g}" for value in row.values()] for row in module.curve]
+    return "".join(",".join(row) + "\n" for row in [list(module.curve[0]), *rows])
 
 
 @torch.no_grad()
@@ -153,31 +152,6 @@ def mean_residuals(module: DistillationModule, sampler: CropSampler) -> dict[str
     """Returns each layer's fraction of variance unexplained on new crops, filters not rescaled."""
     batch = module.data.batch(sampler.crops(SAMPLE).to(module.device))
     return {name: round(plain.item(), 4) for name, (plain, _) in module.residuals(batch).items()}
-
-
-class _LossCurve(pl.Callback):
-    """Collects and prints the metrics of each epoch; checkpoints hold them too."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not all(map(math.isfinite, metrics.values())):  # before the checkpoint is written
-            raise UserError(
-                f"the loss is {metrics['loss']} in epoch {epoch}: the training diverged. "
-                "Lower distillation.learning_rate. The checkpoint of the epoch before is kept"
-            )
-        self.rows.append({"epoch": epoch, **metrics})
-        layers = " ".join(f"{metrics[f'residual_{name}']:.3f}" for name in SMALL_LAYERS)
-        print(f"epoch {epoch}: {layers}", flush=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
 
 
 def _sha256_of_texts(texts: Iterable[str]) -> str:

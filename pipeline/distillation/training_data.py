@@ -80,7 +80,7 @@ class TrainingBatch(NamedTuple):
 
     images: Tensor
     targets: dict[str, Tensor]
-    offset: tuple[int, int]
+    offset: Sequence[int]
 
 
 @dataclass
@@ -100,8 +100,7 @@ class TrainingData:
         sampler = CropSampler(self.pictures, settings.crop_size, (settings.seed, number))
         images = torch.split(self._images(number, weights, sampler), settings.batch_size)
         offsets = sampler.random.integers(max(STRIDES.values()), size=(len(images), 2)).tolist()
-        pairs = zip(images, offsets, strict=True)
-        batches = [self.batch(each, (row, column)) for each, (row, column) in pairs]
+        batches = list(map(self.batch, images, offsets))
         for _ in range(settings.passes):
             for index in sampler.random.permutation(len(batches)):
                 yield batches[index]
@@ -118,14 +117,14 @@ class TrainingData:
         mixed = torch.cat([*images, crops.to(weights["mean"].device)])
         return mixed[sampler.random.permutation(len(mixed))][: settings.images]
 
-    def batch(self, images: Tensor, offset: tuple[int, int] = (0, 0)) -> TrainingBatch:
+    def batch(self, images: Tensor, offset: Sequence[int] = (0, 0)) -> TrainingBatch:
         """Returns (B, 3, S, S) images, on the teacher's device, with the teacher's features."""
         features = self.teacher(images).items()
         targets = {name: subsample(each, name, offset).contiguous() for name, each in features}
         return TrainingBatch(images, targets, offset)
 
 
-def subsample(features: Tensor, layer: str, offset: tuple[int, int]) -> Tensor:
+def subsample(features: Tensor, layer: str, offset: Sequence[int]) -> Tensor:
     """Returns (B, N, H', W') features at every so many rows and columns, as ``STRIDES`` says."""
     stride = STRIDES.get(LAYERS[layer].block, 1)
     return features[:, :, offset[0] % stride :: stride, offset[1] % stride :: stride]

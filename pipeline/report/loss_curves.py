@@ -10,12 +10,25 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from pipeline.experiments.results import WEIGHTED, Results
+
 WIDTH, HEIGHT = 640, 440
 """Size of the axes in half CSS pixels, so that integers are precise enough for coordinates."""
 LARGEST_SPAN = 8
 """Largest number of powers of ten on an axis; losses below that consist of rounding errors."""
 MARGIN = 0.16
 """Space above and below the curves, in powers of ten."""
+
+
+def loss_plots(results: Results) -> list[dict[str, Any]]:
+    """Returns the plots of the loss terms and of their parts, without those that are empty."""
+    history = results.history
+    plots = {
+        "Total loss and its terms": {term: history[term] for term in results.terms},
+        "Weighted parts of the terms": {part: history[part + WEIGHTED] for part in results.parts},
+    }
+    drawn = (plot_losses(title, history["evaluation"], losses) for title, losses in plots.items())
+    return [plot for plot in drawn if plot]
 
 
 def plot_losses(

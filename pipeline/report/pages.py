@@ -15,17 +15,11 @@ from PIL import Image
 
 from pipeline import paths
 from pipeline.config.schema import Figure, ReportSettings
-from pipeline.experiments.results import (
-    WEIGHTED,
-    ExperimentRecord,
-    Results,
-    differing_settings,
-    setting_text,
-)
+from pipeline.experiments.results import ExperimentRecord, differing_settings, setting_text
 from pipeline.files import replacing, write_text
 from pipeline.imaging.picture_files import read_picture
 from pipeline.report.contact_sheets import write_contact_sheet
-from pipeline.report.loss_curves import HEIGHT, WIDTH, plot_losses
+from pipeline.report.loss_curves import HEIGHT, WIDTH, loss_plots
 from pipeline.report.measures import MEASURES
 
 OTHERS, COLUMNS = "_others", 5
@@ -121,7 +115,7 @@ def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder
         page = experiment.render(root="../", entry=entry, **values)
         write_text(folder / "experiments" / f"{name}.html", page)
         if results := entry.record.results:
-            plots = losses.render(plots=_loss_plots(results), width=WIDTH, height=HEIGHT)
+            plots = losses.render(plots=loss_plots(results), width=WIDTH, height=HEIGHT)
             write_text(folder / entry.curves, plots)
     for asset in ("report.css", "report.js"):
         text = (files("pipeline.report") / "templates" / asset).read_text(encoding="utf-8")
@@ -156,16 +150,6 @@ def _figure(
         "terms": [t for t in terms if any(each.metrics.get(f"saved_{t}") for each in results)],
         "measurement": measurement,
     }
-
-
-def _loss_plots(results: Results) -> list[dict[str, Any]]:
-    history = results.history
-    plots = {
-        "Total loss and its terms": {term: history[term] for term in results.terms},
-        "Weighted parts of the terms": {part: history[part + WEIGHTED] for part in results.parts},
-    }
-    drawn = (plot_losses(title, history["evaluation"], losses) for title, losses in plots.items())
-    return [plot for plot in drawn if plot]
 
 
 def _add_jpeg(source: Path, path: str, folder: Path) -> Picture:
