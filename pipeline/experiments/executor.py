@@ -12,8 +12,10 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -24,6 +26,13 @@ from pipeline.errors import UserError
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.runtime.processes import end_with_parent
 
+WORKER_MEMORY = 2**29
+"""Bytes that a worker takes beside its experiment: imported packages and W&B. 370 MiB were seen."""
+GPU_WORKER_MEMORY = 2**30
+"""Bytes that CUDA takes of a GPU for each worker; 750 MiB were seen."""
+GPU_WORKERS = 8
+"""Workers that share a GPU, at most. On an H200, for images of 256 pixels, four made 2.1 times as
+many a second as one, and eight 2.7 times."""
 STOPPING_S = 30.0
 """How long a worker may take to write a checkpoint and end."""
 
@@ -58,12 +67,16 @@ class LocalExecutor:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._started:
             worker.process.terminate()
+        for worker in self._started:
             worker.process.join(STOPPING_S)
             worker.process.kill()
         self._pool.shutdown()
 
     def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
-        """Begins an experiment as soon as a worker is free."""
+        """Begins an experiment as soon as a worker is free.
+
+        This method is all that the runner asks of an executor; one for a cluster would have it too.
+        """
         return self._pool.submit(self._compute, plan, options)
 
     def _compute(self, plan: Plan, options: RunOptions) -> Outcome:
@@ -150,3 +163,37 @@ class _Sender(io.TextIOBase):
         for line in filter(str.strip, lines):
             self.send(line)
         return len(text)
+
+
+def count_workers(plans: Collection[Plan]) -> int:
+    """Returns how many of the experiments the cores and the memory of their device have room for.
+
+    Experiments on different devices, or on one that cannot be shared, run one after another.
+    """
+    if len(plans) == 1:
+        return 1
+    # torch is imported for this alone, and not where nothing is computed.
+    from pipeline.runtime.device import available, find_device, find_precision
+    from pipeline.transfer.memory import demands, estimate
+
+    devices = {find_device(plan.settings.device) for plan in plans}
+    device = devices.pop()
+    if devices or device.type not in ("cpu", "cuda"):
+        return 1
+    needed = max(
+        estimate(demand)
+        for settings in (plan.settings for plan in plans)
+        for demand in demands(settings, device, find_precision(settings.precision, device))
+    )
+    threads = max(plan.settings.threads or 1 for plan in plans)
+    most, beside = count_cores() // threads, WORKER_MEMORY
+    if device.type == "cuda":
+        most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
+    return max(1, min(most, available(device) // (needed + beside)))
+
+
+def count_cores() -> int:
+    """Returns how many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

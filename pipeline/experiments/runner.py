@@ -5,29 +5,19 @@ Plain `dvc repro` comes to the same, one experiment after another.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import Collection
 from concurrent.futures import as_completed
 
 from pipeline.config.params import PARAMS_FILE, read_params
-from pipeline.config.plan import Plan, read_plan, write_plans
+from pipeline.config.plan import read_plan, write_plans
 from pipeline.config.schema import Params
 from pipeline.errors import UserError
 from pipeline.experiments import dvc_stages
-from pipeline.experiments.executor import LocalExecutor
+from pipeline.experiments.executor import LocalExecutor, count_cores, count_workers
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
 from pipeline.records.status import record_failure
-
-WORKER_MEMORY = 2**29
-"""Bytes that a worker takes beside its experiment: imported packages and W&B. 370 MiB were seen."""
-GPU_WORKER_MEMORY = 2**30
-"""Bytes that CUDA takes of a GPU for each worker; 750 MiB were seen."""
-GPU_WORKERS = 8
-"""Workers that share a GPU, at most. On an H200, for images of 256 pixels, four made 2.1 times as
-many a second as one, and eight 2.7 times."""
 
 
 def run(jobs: int | None = None) -> None:
@@ -94,37 +84,3 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
                 record_failure(outcome.experiment, outcome.error)
             display.finish(outcome.experiment)
     return failed
-
-
-def count_workers(plans: Collection[Plan]) -> int:
-    """Returns how many of the experiments the cores and the memory of their device have room for.
-
-    Experiments on different devices, or on one that cannot be shared, run one after another.
-    """
-    if len(plans) == 1:
-        return 1
-    # torch is imported for this alone, and not where nothing is computed.
-    from pipeline.runtime.device import available, find_device, find_precision
-    from pipeline.transfer.memory import demands, estimate
-
-    devices = {find_device(plan.settings.device) for plan in plans}
-    device = devices.pop()
-    if devices or device.type not in ("cpu", "cuda"):
-        return 1
-    needed = max(
-        estimate(demand)
-        for settings in (plan.settings for plan in plans)
-        for demand in demands(settings, device, find_precision(settings.precision, device))
-    )
-    threads = max(plan.settings.threads or 1 for plan in plans)
-    most, beside = count_cores() // threads, WORKER_MEMORY
-    if device.type == "cuda":
-        most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
-    return max(1, min(most, available(device) // (needed + beside)))
-
-
-def count_cores() -> int:
-    """Returns how many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
