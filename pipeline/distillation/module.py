@@ -1,7 +1,5 @@
 """The LightningModule that trains a small network to predict VGG-19's features."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

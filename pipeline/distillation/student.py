@@ -1,7 +1,5 @@
 """The small network during training: its convolutions and heads as parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch

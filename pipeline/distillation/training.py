@@ -1,7 +1,5 @@
 """Trains the small network that stands in for VGG-19, and writes it with a record of how."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ DVC's command line reads and writes all of dvc.lock for each stage, which takes 
 experiment. These are the calls of `dvc repro` and `dvc commit --force`, for all stages at once.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """How far experiments are: a line for each that is running, and a total with the time left."""
 
-from __future__ import annotations
-
 import sys
 import time
 

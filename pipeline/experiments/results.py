@@ -1,7 +1,5 @@
 """Results of experiments: reads the folder of a finished run and checks that it is current."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

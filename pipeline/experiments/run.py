@@ -1,7 +1,5 @@
 """Runs one experiment from its plan, and writes its picture and its records."""
 
-from __future__ import annotations
-
 import os
 
 import torch

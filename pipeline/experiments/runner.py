@@ -3,8 +3,6 @@
 Plain `dvc repro` comes to the same, one experiment after another.
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 from concurrent.futures import as_completed

@@ -1,7 +1,5 @@
 """The loss terms, one module each, and their weighted sum."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Mapping
 from functools import cache

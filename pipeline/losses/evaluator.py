@@ -4,8 +4,6 @@ To launch the some hundred small kernels of an evaluation one by one may take lo
 them. A CUDA graph launches all of them at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """VGG-19's convolutions (Simonyan & Zisserman 2015); a name stands for activations after ReLU."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 

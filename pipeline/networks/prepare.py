@@ -1,7 +1,5 @@
 """Prepares the network as the paper uses it: reads its weights and rescales its filters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

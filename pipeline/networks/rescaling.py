@@ -1,7 +1,5 @@
 """Rescales VGG-19 so that every filter has mean activation 1 (Gatys et al. 2016, §2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

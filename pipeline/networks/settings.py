@@ -1,7 +1,5 @@
 """The section ``backbone`` of params.yaml: which network, and how it is prepared."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -10,8 +10,6 @@ where D is a difference of Gram matrices and d one of activations. The *tap* M^Â
 VGG-19's losses in VGG-19's units, as far as the prediction goes, at the cost of C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

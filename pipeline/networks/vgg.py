@@ -5,8 +5,6 @@ has for each layer a *tap*: a matrix that its features are multiplied by, so tha
 VGG-19's (``pipeline.networks.small_vgg``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Reads VGG-19 from every published layout; reads and writes the project's own weight files."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

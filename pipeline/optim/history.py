@@ -1,7 +1,5 @@
 """The history of L-BFGS: steps, gradient differences and the gradient as rows of one matrix."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ in float32, so the scale makes it a useful distance at every size. Mid-grey is s
 float32 is finest around 0.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 MID_GREY = 0.5

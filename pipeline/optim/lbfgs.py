@@ -1,7 +1,5 @@
 """L-BFGS with its history in one matrix, and a bound on the length of a step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal

@@ -4,8 +4,6 @@ They are not outputs of DVC, which removes the outputs of an experiment before i
 hold a hash of everything that decides the result, so that a changed experiment begins anew.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

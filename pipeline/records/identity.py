@@ -1,7 +1,5 @@
 """The identity of a run: its plan, network, device and software, which decide its result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any, NamedTuple

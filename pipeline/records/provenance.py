@@ -1,7 +1,5 @@
 """What produced a picture: git revision, package versions, settings and inputs."""
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

@@ -3,8 +3,6 @@
 DVC removes outputs before an experiment runs. A W&B run has another identity each time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """The report as a whole: pages of all experiments, figure by figure, and a table of them in W&B."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Contact sheets: all pictures of a figure in one PNG, for a pull request or a slide."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

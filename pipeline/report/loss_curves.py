@@ -3,8 +3,6 @@
 matplotlib would take 0.1 s to draw the curves of each experiment.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import count

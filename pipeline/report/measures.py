@@ -4,8 +4,6 @@ Pictures are compared as saved, 8-bit sRGB in units of the full range: an RMSE o
 white. Each measurement has a plot, an SVG file that matplotlib draws.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence

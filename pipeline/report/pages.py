@@ -1,7 +1,5 @@
 """Pages of the report: renders the templates, and writes the pictures and plots they show."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """CUDA graphs: many small kernels, captured once and then launched together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

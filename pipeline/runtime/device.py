@@ -1,7 +1,5 @@
 """The device and the precision that an experiment gets, and the memory that is free."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal

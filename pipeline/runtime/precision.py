@@ -1,7 +1,5 @@
 """The precisions of the network's convolutions, and which of them a device has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

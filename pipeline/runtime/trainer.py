@@ -1,7 +1,5 @@
 """Fits a LightningModule on one device, quietly, and exits with a status if interrupted."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import sys

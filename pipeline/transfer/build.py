@@ -1,7 +1,5 @@
 """Makes the images and the objective of an experiment from its settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

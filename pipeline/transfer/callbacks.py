@@ -5,8 +5,6 @@ image and its gradient in place, and ``on_train_batch_end`` once for each step, 
 moved. A line search evaluates more than once in a step.
 """
 
-from __future__ import annotations
-
 import csv
 import errno
 import math

@@ -1,7 +1,5 @@
 """Saves checkpoints during a run, and restores a run from one."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterable

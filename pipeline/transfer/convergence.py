@@ -1,7 +1,5 @@
 """Decides when a phase ends: budget, early stop, standstill or divergence; keeps the best image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The LightningModule whose one parameter is the generated image, its fit, and its run's state."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

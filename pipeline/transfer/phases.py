@@ -1,7 +1,5 @@
 """The phases of a run: coarse sizes, a warm start, and the main optimisation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path

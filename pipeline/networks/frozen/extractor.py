@@ -4,8 +4,6 @@ Autograd would keep every activation until the backward pass. With fixed weights
 needs only the places where ReLU let a value through, and where a statistic needs them the values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

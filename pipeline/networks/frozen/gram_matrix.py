@@ -1,7 +1,5 @@
 """Gram matrices of feature maps, with a hand-written gradient."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Feature maps are (1, C, H', W') in channels-last memory; in place of ReLU's outp
 bool mask of where it is above 0.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -3,8 +3,6 @@
 Feature maps are (1, C, H', W') activations after ReLU, in channels-last memory.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -12,8 +12,6 @@ again, so a flipped kernel has the same values in another order: the transformed
 convolution and its derivative.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
