@@ -8,6 +8,7 @@ of one ends its own experiment and no other, while the pools of the standard lib
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -133,6 +134,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     with contextlib.redirect_stdout(sender), contextlib.redirect_stderr(sender):
         from pipeline.experiments.run import run_experiment
 
+        gc.freeze()  # what is imported stays, and need not be looked through
         while True:
             try:
                 plan, options = pipe.recv()
@@ -145,6 +147,7 @@ def _serve(pipe: Connection, threads: int) -> None:
                 error = str(failure)
             except Exception:  # noqa: BLE001 - the other experiments go on
                 error = traceback.format_exc()
+            gc.collect()  # a module and its trainer refer to each other
             sender.send(Outcome(plan.experiment, error))
 
 

@@ -24,6 +24,9 @@ from pipeline.transfer.callbacks import ReportProgress
 from pipeline.transfer.memory import check_memory
 from pipeline.transfer.phases import PhasedRun, Result
 
+DEFAULT_THREADS = torch.get_num_threads()
+"""Of an experiment that asks for no number; a worker may have computed one that did."""
+
 
 def run_experiment(
     plan: Plan, options: RunOptions, report: ReportProgress = lambda *_: None
@@ -51,8 +54,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     if settings.deterministic:
         # cuBLAS reads this at its first use, which comes before Lightning would set it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or DEFAULT_THREADS)
     run = identify(plan)
     check_memory(settings, run.device, run.precision)
     run.checkpoints.remove_old_ones_of_others()

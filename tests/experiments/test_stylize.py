@@ -16,6 +16,7 @@ from test_tracking import inspected
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
+from pipeline.experiments import run
 from pipeline.files import sha256
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_tensor
@@ -295,3 +296,16 @@ def test_command_takes_one_experiment(
         main(names)
     assert end.value.code == 1
     assert f"{len(names)} names were given. Name one experiment" in capsys.readouterr().err
+
+
+def test_threads_of_one_experiment_are_not_those_of_the_next(
+    prepared: Path, weights_file: Path
+) -> None:
+    """A worker computes many experiments in one process."""
+    before = run.DEFAULT_THREADS
+    change(prepared, weights_file, "first", threads=before + 1)
+    stylize("first")
+    assert torch.get_num_threads() == before + 1
+    change(prepared, weights_file, "first", threads=None)
+    stylize("first")
+    assert torch.get_num_threads() == before
