@@ -277,7 +277,8 @@ CASES: list[Case] = [
         "small network for VGG-19",
         "w.safetensors",
         EMBEDDED.read_bytes(),
-        " is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small",
+        " is a vgg19-small, not VGG-19. Set backbone.architecture: vgg19-small, or give a file of "
+        "VGG-19",
     ),
     bad_weights(
         "VGG-19 for a small network",
