@@ -1,4 +1,4 @@
-"""The sections of params.yaml, which explains their keys: types, ranges and defaults."""
+"""Pydantic models of the sections of params.yaml: types, ranges and defaults of the keys."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 

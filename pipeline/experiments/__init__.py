@@ -1,1 +1,1 @@
-"""Experiments: what their folders hold, and how many of them are run."""
+"""Runs one experiment or many of them, and reads their results."""

@@ -1,4 +1,4 @@
-"""DVC's side of a run: which experiments are out of date, in its cache, or finished.
+"""Asks DVC which experiments are out of date, and restores and commits their results.
 
 DVC's command line reads and writes all of dvc.lock for each stage, which takes longer than many an
 experiment. These are the calls of `dvc repro` and `dvc commit --force`, for all stages at once.

@@ -1,4 +1,4 @@
-"""An executor computes experiments by their plans: this one on the machine it runs on.
+"""Computes experiments in worker processes on this machine.
 
 Importing torch, Lightning and W&B takes longer than many an experiment, so a worker process imports
 them once and then computes one experiment after another. There is a pipe to each worker: the death

@@ -1,4 +1,4 @@
-"""How far experiments are: a line for each that is running, and a total with the time left."""
+"""Progress bars: one for each running experiment, and one for all with the time left."""
 
 import sys
 import time

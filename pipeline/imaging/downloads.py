@@ -1,4 +1,4 @@
-"""Sources of pictures and weights: a URL, a file inside an installed package, or a local path."""
+"""Finds the file behind a source: downloads a URL, or looks up a local path or a package."""
 
 import hashlib
 import importlib.util

@@ -20,7 +20,7 @@ def fetch_images(images: Mapping[str, tuple[str, str | None]], code: str) -> dic
     DVC may have brought it into a clone of the repository.
 
     Args:
-        images: {name: (source, known hash)}, as ``sources.locate`` takes them.
+        images: {name: (source, known hash)}, as ``downloads.locate`` takes them.
         code: hash of the code that reads pictures; after a change all of them are read again.
 
     Returns:

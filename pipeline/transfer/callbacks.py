@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: history of losses and images, precision, progress bar.
+"""Lightning callbacks of a run: history of losses and images, precision, progress.
 
 Lightning calls ``on_after_backward`` once for each evaluation of the objective, with the evaluated
 image and its gradient in place, and ``on_train_batch_end`` once for each step, after the image has

@@ -1,1 +1,1 @@
-"""The same networks with fixed weights and hand-written gradients, as losses need them."""
+"""VGG-19 and the small network with fixed weights and hand-written gradients, for the losses."""
