@@ -164,7 +164,7 @@ def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(
         return any((project.folder / "data/checkpoints").glob("first-*.pt"))
 
     environment = project.environment
-    environment.pop("SHELL", None)  # DVC then takes /bin/sh, which may stay as the parent of a stage
+    environment.pop("SHELL", None)  # DVC then takes /bin/sh, which may stay between
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
         cwd=project.folder,
