@@ -1,6 +1,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Recipes take these from the environment, as they were given: no character has a meaning in a path.
+override PYTHON := $(value PYTHON)
+override WEIGHTS := $(value WEIGHTS)
+override JOBS := $(value JOBS)
+export PYTHON WEIGHTS JOBS
 # The commands in dvc.yaml say `python`: the one of the environment.
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -14,8 +19,8 @@ help:     ## list the targets
 install: $(VENV)/installed  ## install everything into .venv
 
 repro: $(VENV)/installed    ## compute the experiments that have changed, and the report
-	$(if $(WEIGHTS),python -m pipeline preset weights '$(WEIGHTS)')
-	python -m pipeline run $(if $(JOBS),--jobs '$(JOBS)')
+	$(if $(WEIGHTS),python -m pipeline preset weights -- "$$WEIGHTS")
+	python -m pipeline run $(if $(JOBS),--jobs="$$JOBS")
 
 paper: $(VENV)/installed    ## the figures with the paper's pictures, VGG-19 and 512 pixels: changes params.yaml
 	python -m pipeline preset paper
@@ -40,8 +45,8 @@ clean:                      ## remove all results; the environment and DVC's cac
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	"$$PYTHON" -m venv $(VENV)
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

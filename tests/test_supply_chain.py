@@ -60,6 +60,8 @@ def dangers(text: str) -> list[str]:
             found.append(ast.unparse(node))
         if name == "torch.load" and options.get("weights_only") != "True":
             found.append(ast.unparse(node))
+        if name == "YAML" and options.get("typ") != "'safe'":
+            found.append(ast.unparse(node))
         if name == "yaml.load" and options.get("Loader") not in {"yaml.SafeLoader", *loaders}:
             found.append(ast.unparse(node))
     return found

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from reprlib import Repr
-from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -12,10 +11,14 @@ from pipeline.config.schema import Experiment, Params
 from pipeline.errors import UserError, nearest
 from pipeline.losses import make_terms
 from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
-from pipeline.settings import Section
+from pipeline.settings import Section, sections_in
 
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+
+
+# A contact sheet and a page of the report can show as many; `starts` compares each two.
+MOST_CELLS, MOST_STARTS = 400, 30
 
 
 def choices(kind: str, word: str, known: Iterable[str]) -> str:
@@ -55,6 +58,8 @@ def _sentence(item: ErrorDetails) -> str:
         return f"unknown key{choices('keys', key, _model_at(parents).model_fields)}"
     if item["type"] == "missing":
         return "is missing. Add it"
+    if item["type"] == "string_type":
+        item["msg"] += ". Put text in quotes"
     value = "" if isinstance(item["input"], dict) else f"{_SHORT.repr(item['input'])}: "
     return value + item["msg"].removeprefix("Value error, ")
 
@@ -64,25 +69,26 @@ def _model_at(place: Sequence[str]) -> type[Section]:
     model: type[Section] = Params
     for key in place:
         if key in model.model_fields:
-            model = next(_sections_in(model.model_fields[key].annotation), model)
+            model = next(sections_in(model.model_fields[key].annotation), model)
     return model
 
 
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections_in(argument)
-
-
 def _unknown_images(params: Params) -> Iterator[str]:
-    named = {f"cast.{role}": image for role, image in params.cast.items()}
-    for name, experiment in params.experiments.items():
-        named |= {f"experiments.{name}.{role}": each for role, each in experiment.images.items()}
-    for place, image in named.items():
+    """Yields names of no image, and roles of the cast with the name of one."""
+    for role, image in params.cast.items():
+        if role in params.images:
+            yield f"cast.{role}: an image has that name too. Rename one of them"
         if image not in params.images:
             known = choices("images", image, params.images)
-            yield f"{place}: no image {image!r} in the catalogue{known}"
+            yield f"cast.{role}: no image {image!r} in the catalogue{known}"
+    known_names = [*params.images, *params.cast.values()]  # a mistake in the cast is said once
+    for name, experiment in params.experiments.items():
+        for role, image in experiment.images.items():
+            if image not in known_names:
+                known = nearest(image, [*params.images, *params.cast])
+                known += f" The images are {', '.join(params.images)}"
+                known += f"; the roles are {', '.join(params.cast)}" if params.cast else ""
+                yield f"experiments.{name}.{role}: no image {image!r} in the catalogue{known}"
 
 
 def _names_alike_but_for_case(params: Params) -> Iterator[str]:
@@ -97,6 +103,8 @@ def _names_alike_but_for_case(params: Params) -> Iterator[str]:
 
 def _figure_mistakes(params: Params) -> Iterator[str]:
     for figure, layout in params.figures.items():
+        if (cells := len(layout.rows) * max(map(len, layout.rows))) > MOST_CELLS:
+            yield f"figures.{figure}.rows: {cells:,} cells. Make figures of up to {MOST_CELLS}"
         unknown = [name for name in layout.experiments if name not in params.experiments]
         for name in unknown:
             known = choices("experiments", name, params.experiments)
@@ -117,8 +125,8 @@ def _unmet_rule(measure: str | None, experiments: Sequence[Experiment]) -> str:
         return "needs experiments that have both losses, with weights above 0"
     if measure == "starts":
         sizes = {(each.content, each.size, each.size_edge) for each in experiments}
-        if len(sizes) > 1:
-            return "needs experiments with one content image and one size"
+        if len(sizes) > 1 or len(experiments) > MOST_STARTS:
+            return f"needs up to {MOST_STARTS} experiments, with one content image and one size"
     return ""
 
 

@@ -6,9 +6,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.mistakes import choices, contradictions, validation_mistakes
-from pipeline.config.schema import Experiment, Params, Settings
+from pipeline.config.schema import IMAGE_ROLES, Experiment, Params, Settings
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError
+from pipeline.settings import sections_in
 
 PARAMS_FILE = Path("params.yaml")
 MISTAKES_SHOWN = 20
@@ -17,7 +18,9 @@ MISTAKES_SHOWN = 20
 def read_params(path: Path = PARAMS_FILE) -> Params:
     """Returns the parameters in a file, each experiment completed from ``defaults``.
 
-    The keys of an experiment replace those of ``defaults``; in ``lbfgs``, single keys do.
+    The keys of an experiment replace those of ``defaults``. In a section, such as ``lbfgs`` and
+    ``early_stop``, single keys do; a mapping of layers is a value and is replaced as a whole. A
+    picture that is a role of ``cast`` becomes the picture that plays it.
 
     Raises:
         UserError: the file cannot be read or has mistakes; each is listed with its place and rule.
@@ -31,7 +34,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         mistakes = contradictions(params)
         if not mistakes:
             return params
-    shown = mistakes[:MISTAKES_SHOWN]
+    shown = [_shortened(mistake) for mistake in mistakes[:MISTAKES_SHOWN]]
     if more := len(mistakes) - len(shown):
         shown.append(f"and {more} more")
     raise UserError("\n  ".join([f"{path} has {len(mistakes)} mistake(s):", *shown]))
@@ -44,14 +47,21 @@ def find_experiment(params: Params, name: str) -> Experiment:
     return params.experiments[name]
 
 
+def _shortened(mistake: str) -> str:
+    """Returns a message with its middle left out if a value in it has hundreds of characters."""
+    return mistake if len(mistake) <= 2000 else f"{mistake[:1000]} … {mistake[-500:]}"
+
+
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of the file with the keys of ``defaults`` added to each experiment."""
+    """Returns the content of the file, each experiment with all its settings and its pictures."""
     defaults, experiments = content.get("defaults"), content.get("experiments")
     if not isinstance(defaults, dict) or not isinstance(experiments, dict):
         return content
     known = {key: value for key, value in defaults.items() if key in Settings.model_fields}
     completed = {
-        name: _merged(known, changes or {}) if isinstance(changes, dict | None) else changes
+        name: _merged(known, _with_pictures(changes or {}, content.get("cast")))
+        if isinstance(changes, dict | None)
+        else changes
         for name, changes in experiments.items()
     }
     return {**content, "experiments": completed}
@@ -59,6 +69,16 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
 
 def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = {**defaults, **changes}
-    if isinstance(defaults.get("lbfgs"), dict) and isinstance(changes.get("lbfgs"), dict):
-        merged["lbfgs"] = {**defaults["lbfgs"], **changes["lbfgs"]}
+    for key, field in Settings.model_fields.items():
+        parts = defaults.get(key), changes.get(key)
+        if any(sections_in(field.annotation)) and all(isinstance(part, dict) for part in parts):
+            merged[key] = {**defaults[key], **changes[key]}
     return merged
+
+
+def _with_pictures(changes: dict[str, Any], cast: Any) -> dict[str, Any]:
+    """Returns an experiment's own keys, with the picture in the place of a role of the cast."""
+    pictures = cast if isinstance(cast, dict) else {}
+    named = {role: changes[role] for role in IMAGE_ROLES if role in changes}
+    played = {role: pictures.get(n, n) for role, n in named.items() if isinstance(n, str)}
+    return {**changes, **played}

@@ -1,10 +1,12 @@
 """Presets: groups of values that ``python -m pipeline preset`` writes into params.yaml."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 from pipeline.config.params import PARAMS_FILE
+from pipeline.config.yaml_file import REFUSED_IN_TEXT
 from pipeline.errors import UserError
 from pipeline.files import write_text
 
@@ -27,7 +29,12 @@ PAPER: Values = {
 
 def vgg19_from(weights: Path) -> Values:
     """Returns the values that make VGG-19, with the weights in a file, the network."""
-    weights = weights.expanduser().absolute()
+    weights = Path(os.path.expanduser(weights)).absolute()  # noqa: PTH111 - it takes any ~name
+    if REFUSED_IN_TEXT.search(str(weights)):
+        raise UserError(
+            f"{str(weights)!r} has what params.yaml cannot hold: ${{, or a control character. "
+            "Rename the file"
+        )
     if not weights.is_file():
         raise UserError(f"there is no file of weights at {weights}. Correct the path")
     return {("backbone", "architecture"): "vgg19", ("backbone", "weights"): str(weights)}

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.losses import loss_terms, make_terms
 from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
 from pipeline.networks.settings import Backbone, WeightConvention
-from pipeline.settings import Name, Section, Source, Weight
+from pipeline.settings import Label, Name, Section, Source, Text, Weight, one_line
 
 
 class CataloguedImage(Section):
@@ -19,8 +19,8 @@ class CataloguedImage(Section):
     hash: Annotated[
         str | None, Field(pattern=r"^(sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32})$")
     ] = None
-    credit: str = "unknown"
-    licence: str = "unknown"
+    credit: Text = "unknown"
+    licence: Text = "unknown"
 
 
 class Lbfgs(Section):
@@ -62,7 +62,10 @@ class RunSettings(Section):
     first_step: Annotated[float, Field(gt=0, le=1)] = 1e-3
     largest_step: Annotated[float, Field(gt=0, le=1)] = 0.1
     lbfgs: Lbfgs = Lbfgs()
-    intermediates: list[Annotated[int, Field(ge=1)]] = []
+    # Each is a picture in the report and in W&B; 500 are a film of the authors' 500 evaluations.
+    intermediates: Annotated[
+        list[Annotated[int, Field(ge=1, le=10_000_000)]], Field(max_length=500)
+    ] = []
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     deterministic: bool = True
@@ -78,16 +81,20 @@ else:
         """What ``defaults`` may set for all experiments: settings of the run and of each term."""
 
 
+IMAGE_ROLES = ("content", "style")
+"""The keys of an experiment that name pictures."""
+
+
 class Experiment(Settings):
     """The complete settings of one experiment, with the names of its pictures."""
 
-    content: str
-    style: str
+    content: Name
+    style: Name
 
     @property
     def images(self) -> dict[str, str]:
         """{role: name of the picture in the catalogue}."""
-        return {"content": self.content, "style": self.style}
+        return {role: getattr(self, role) for role in IMAGE_ROLES}
 
     @property
     def image_roles(self) -> tuple[str, ...]:
@@ -108,11 +115,11 @@ class Experiment(Settings):
 class Figure(Section):
     """Experiments that the report shows as one grid. Only the report depends on it."""
 
-    title: Annotated[str, Field(min_length=1)]
-    caption: str = ""
+    title: Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(one_line)]
+    caption: Text = ""
     rows: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
-    row_titles: list[str] = []
-    column_titles: list[str] = []
+    row_titles: list[Label] = []
+    column_titles: list[Label] = []
     measure: Literal["reconstruction", "trade-off", "starts"] | None = None
 
     @model_validator(mode="after")
@@ -130,14 +137,20 @@ class Figure(Section):
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
 
+# What W&B takes.
+_Project = Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")]
+_Owner = Annotated[str, Field(min_length=1, max_length=128)]
+_Tag = Annotated[str, Field(min_length=1, max_length=64)]
+
+
 class Tracking(Section):
     """Options of Weights & Biases. They decide no result, and a change re-runs nothing."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "style-transfer"
-    entity: str | None = None
-    group: str | None = None
-    tags: list[str] = []
+    project: _Project = "style-transfer"
+    entity: _Owner | None = None
+    group: _Owner | None = None
+    tags: Annotated[list[_Tag], Field(max_length=100)] = []
     init_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
     finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
 
@@ -205,7 +218,9 @@ class Params(ReportSettings):
     """All of params.yaml, each experiment completed from ``defaults``."""
 
     backbone: Backbone
-    cast: dict[str, str] = {}
+    # dvc.yaml names these two, so that DVC needs them, if only empty.
+    figures: dict[Name, Figure]
+    cast: dict[Name, Name]
     distillation: Distillation | None = None
     tracking: Tracking = Tracking()
     checkpoints: Checkpointing = Checkpointing()

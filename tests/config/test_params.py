@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import REPOSITORY
+from dvc.utils.hydra import apply_overrides
 
 from pipeline.config.params import read_params
 from pipeline.config.schema import Params
@@ -48,6 +51,36 @@ def test_experiment_gets_what_it_does_not_say_from_defaults(changed: Any) -> Non
     experiment = changed(change).experiments["a"]
     assert (experiment.size, experiment.seed) == (123, 4)
     assert (experiment.lbfgs.lr, experiment.lbfgs.history_size) == (0.5, 9)
+
+
+@pytest.mark.parametrize(
+    ("default", "change", "expected"),
+    [
+        ({"evaluations": 9, "gain": 0.1}, {"gain": 0.05}, (9, 0.05)),
+        ({"evaluations": 9, "gain": 0.1}, {"evaluations": 7}, (7, 0.1)),
+        ({"evaluations": 9}, {}, (9, 0.001)),
+        ({"evaluations": 9, "gain": 0.1}, None, None),
+        (None, {"gain": 0.05}, (50, 0.05)),
+        (None, None, None),
+    ],
+)
+def test_keys_of_early_stop_replace_single_ones_of_the_default(
+    default: Any, change: Any, expected: Any, changed: Any
+) -> None:
+    def write(params: dict[str, Any]) -> None:
+        params["defaults"]["early_stop"] = default
+        params["experiments"]["fig3-b"]["early_stop"] = change
+
+    stop = changed(write).experiments["fig3-b"].early_stop
+    assert (stop and (stop.evaluations, stop.gain)) == expected
+
+
+def test_mapping_of_layers_is_a_value_and_replaces_the_default(changed: Any) -> None:
+    def write(params: dict[str, Any]) -> None:
+        params["defaults"]["style_layers"] = {"conv1_1": 1.0, "conv2_1": 2.0}
+        params["experiments"]["fig3-b"]["style_layers"] = {"conv2_1": 3.0}
+
+    assert changed(write).experiments["fig3-b"].style_layers == {"conv2_1": 3.0}
 
 
 def test_listed_layers_share_a_weight_of_one_in_the_networks_order(changed: Any) -> None:
@@ -116,7 +149,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     (
         "name that is a number to DVC",
         lambda p: p["experiments"].update({"1e5": p["experiments"]["fig3-b"]}),
-        "experiments.1e5: '1e5': DVC reads it as a number. Begin the name with a letter",
+        "experiments.100000.0: 100000.0: YAML reads it as a number or a truth value. Put the name",
     ),
     (
         "unknown section",
@@ -282,6 +315,149 @@ def test_part_of_the_cast_without_a_picture_is_named(changed: Any) -> None:
         changed(lambda params: params["cast"].update(painting="brushwrk"))
 
 
+def test_role_stands_for_the_picture_that_plays_it(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["experiments"]["mine"] = {"content": "night", "style": "coffee"}
+        params["cast"]["night"] = "dots"
+
+    experiments = changed(change).experiments
+    assert experiments["mine"].images == {"content": "dots", "style": "coffee"}
+    assert experiments["fig7-photograph"].images == {"content": "rocket", "style": "dots"}
+
+
+def test_experiment_with_a_role_is_the_one_with_its_picture(changed: Any) -> None:
+    named = changed(lambda p: p["experiments"]["fig3-b"].update(content="chelsea"))
+    assert named.experiments == read_params(SHIPPED).experiments
+
+
+def test_rule_for_a_figure_looks_at_the_pictures_of_the_roles(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["cast"]["other"] = "chelsea"
+        params["experiments"]["fig6-style"]["content"] = "other"
+
+    assert changed(change).experiments["fig6-style"].content == "chelsea"
+    with pytest.raises(UserError, match=r"starts needs .* one content image"):
+        changed(lambda params: params["experiments"]["fig6-style"].update(content="night"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda p: p["experiments"]["fig3-b"].update(content="photograf"),
+            r"content: no image 'photograf' in the catalogue. Did you mean 'photograph'\? "
+            "The images are astronaut, .*; the roles are abstract, ",
+        ),
+        (
+            lambda p: p["experiments"]["fig3-b"].update(style="coffe"),
+            r"style: no image 'coffe' in the catalogue. Did you mean 'coffee'\?",
+        ),
+        (lambda p: p["cast"].update(coffee="glass"), r"cast.coffee: an image has that name too"),
+        (lambda p: p["cast"].update(coffee="coffee"), r"cast.coffee: an image has that name too"),
+        (lambda p: p["cast"].update(night="photograph"), r"cast.night: no image 'photograph'"),
+        (
+            lambda p: p["cast"].update(night=["coffee"]),
+            r"cast.night: \['coffee'\]: Input should be",
+        ),
+        (lambda p: p["cast"].update({"1": "coffee", 2: "ihc"}), r"cast.2: 2: YAML reads it as a n"),
+        (lambda p: p.update(cast=["coffee"]), r"cast: \['coffee'\]: Input should be a valid dict"),
+        (lambda p: p.pop("cast"), r"cast: is missing. Add it"),
+        (lambda p: p.pop("figures"), r"figures: is missing. Add it"),
+    ],
+)
+def test_mistake_in_a_role_is_named(change: Any, message: str, changed: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        changed(change)
+
+
+def test_picture_of_the_cast_that_is_unknown_is_said_once(changed: Any) -> None:
+    with pytest.raises(UserError, match=r"has 1 mistake.*\n  cast\.photograph: no image 'cofee'"):
+        changed(lambda params: params["cast"].update(photograph="cofee"))
+
+
+WORDS = ["on", "yes", "No", "y", "null", "true", "~", "1:30", "0777", "08", "1e5", "1_0e10", "0x1F"]
+WORDS += [
+    "0o17",
+    "2024",
+    "2001-01-01",
+    "=",
+    "<<",
+    ".5",
+    "1_000",
+    "NaN",
+    ".inf",
+    "#a",
+    "a: b",
+    "- a",
+]
+WORDS += [
+    "*a",
+    "&a",
+    "!a",
+    "'a'",
+    '"a"',
+    "[a]",
+    "{a: b}",
+    "?",
+    "@a",
+    "%a",
+    "a  b",
+    "Zoë ✓ 猫",
+    "👩‍🎨",
+]
+
+
+class Quoted(yaml.SafeDumper):
+    """Writes all text in quotes, and shares nothing."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+Quoted.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
+@pytest.mark.parametrize("in_braces", [False, True])
+@pytest.mark.parametrize("word", WORDS)
+def test_texts_and_names_are_the_same_after_dvc_wrote_the_file(
+    word: str, in_braces: bool, tmp_path: Path
+) -> None:
+    params = yaml.safe_load(SHIPPED.read_text("utf-8"))
+    params["images"]["coffee"] |= {"credit": word, "licence": word, "hash": None}
+    params["tracking"] |= {"tags": [word], "group": word}
+    figure = {"title": word, "caption": word, "row_titles": [word], "column_titles": [word]}
+    experiment = {"content": "coffee", "style": "coffee"}
+    name = word if re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", word) else "a"
+    params["cast"] = {f"{name}-role": name}
+    params["experiments"] = {name: experiment, "b": {"content": f"{name}-role", "style": name}}
+    params["figures"] = {name: {**figure, "rows": [[name]]}}
+    path = tmp_path / "params.yaml"
+    params["images"] = {
+        key: {**params["images"]["coffee"], "source": "a"} for key in ("coffee", name)
+    }
+    params["backbone"]["calibration"] = ["a"]
+    text = yaml.dump(params, Dumper=Quoted, default_flow_style=in_braces, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+    if in_braces and ":" in word:
+        with pytest.raises(UserError, match=r"has a colon inside \{ \}"):
+            read_params(path)
+        return
+    before = read_params(path)
+    assert before.figures[name].title == before.images["coffee"].credit == word
+    apply_overrides(path, ["defaults.seed=3", "cast={}", "experiments.b.content=coffee"])
+    apply_overrides(path, ["defaults.seed=0", f"+cast.role={json.dumps(name)}"])
+    apply_overrides(path, ["experiments.b.content=role"])
+    after = read_params(path)
+    assert after.experiments == before.experiments
+    assert (after.images, after.figures, after.tracking) == (
+        before.images,
+        before.figures,
+        before.tracking,
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "terms", "roles"),
     [
@@ -311,6 +487,87 @@ def test_figure_of_an_experiment_is_the_first_that_shows_it(changed: Any) -> Non
     assert params.figure_of("grid-conv1_1-1") == "grid"
     assert params.figure_of("fig4-1") == "fig4"
     assert params.figure_of("unheard") is None
+
+
+def figure_of(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda params: params["figures"]["fig3"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (figure_of(title=""), "title: '': String should have at least 1 character"),
+        (figure_of(title=" \n "), "title: .*String should have at least 1 character"),
+        (figure_of(title="x" * 201), "title: 'x.*x': String should have at most 200 characters"),
+        (figure_of(title=12), "title: 12: Input should be a valid string. Put text in quotes"),
+        (figure_of(caption="x" * 500_000), "caption: 'x.*': String should have at most 2000"),
+        (figure_of(column_titles=[0.1] * 5), "column_titles.0: 0.1: .* Put text in quotes"),
+        (figure_of(column_titles=["x" * 201] * 5), "column_titles.0: .* at most 200 characters"),
+        (figure_of(rows=[["fig3-b"] * 2000]), "rows: 2,000 cells. Make figures of up to 400"),
+        (figure_of(rows=[["fig3-b"]] * 2000), "rows: 2,000 cells. Make figures of up to 400"),
+        (figure_of(rows=[["fig3-b"]] * 40 + [["fig3-b"] * 40]), "rows: 1,640 cells"),
+        (lambda p: p["images"]["ihc"].update(credit="x" * 2001), "credit: .* at most 2000 char"),
+        (lambda p: p["images"]["ihc"].update(source="x" * 5000), "source: .* at most 4096 char"),
+        (lambda p: p["images"]["ihc"].update(source="~nobody-here/a"), "source: .*no such user"),
+        (lambda p: p["defaults"].update(seed=10**90), "defaults.seed: 1.*: Input should be less"),
+        (lambda p: p["defaults"].update(seed="9" * 5000), "defaults.seed: .* exceeded maximum"),
+        (
+            lambda p: p["defaults"].update(intermediates=list(range(1, 2001))),
+            "defaults.intermediates: .*List should have at most 500 items after validation, not 20",
+        ),
+        (lambda p: p["defaults"].update(intermediates=[10**9]), "intermediates.0: 1.* less than"),
+        (lambda p: p["defaults"].update(intermediates=[1, True]), "intermediates: .* a truth val"),
+        (lambda p: p["defaults"].update(style_layers={"conv1_1": True}), "style_layers: .*a truth"),
+        (lambda p: p["distillation"].update(widths=[True] * 5), "widths: .*a truth value"),
+        (lambda p: p["defaults"].update(content_layers=["x" * 500_000]), "unknown layer 'x"),
+        (lambda p: p["experiments"]["fig3-b"].update(style="x" * 500_000), "style: 'x.*up to 64"),
+        (lambda p: p.update({"x" * 500_000: 1}), "unknown key"),
+        (lambda p: p["tracking"].update(project="a/b"), "project: 'a/b': String should match"),
+        (lambda p: p["tracking"].update(project=""), "project: '': String should match"),
+        (lambda p: p["tracking"].update(tags=[""]), "tags.0: '': String should have at least 1"),
+        (lambda p: p["tracking"].update(tags=["x" * 65]), "tags.0: .* at most 64 characters"),
+        (lambda p: p["tracking"].update(tags=["x"] * 3000), "tags: .* at most 100 items"),
+        (lambda p: p["tracking"].update(group="x" * 129), "group: .* at most 128 characters"),
+    ],
+)
+def test_what_a_later_stage_could_not_take_is_refused(
+    change: Any, message: str, changed: Any
+) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        changed(change)
+    assert len(str(raised.value)) < 4000
+
+
+@pytest.mark.parametrize("key", ["first_step", "largest_step", "noise_level", "content_weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), True, [], {}, "x"])
+def test_number_that_is_none_is_refused(key: str, value: Any, changed: Any) -> None:
+    with pytest.raises(UserError, match=rf"defaults\.{key}: "):
+        changed(lambda params: params["defaults"].update({key: value}))
+
+
+def test_many_starts_to_compare_are_refused(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        noises = {
+            f"n{seed}": {"content": "ihc", "style": "ihc", "seed": seed} for seed in range(31)
+        }
+        params["experiments"] = noises
+        params["figures"] = {"f": {"title": "F", "rows": [list(noises)], "measure": "starts"}}
+
+    with pytest.raises(UserError, match="starts needs up to 30 experiments"):
+        changed(change)
+
+
+def test_end_of_a_line_in_a_text_is_a_space(changed: Any) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["figures"]["fig3"] |= {"title": "One \n two\n", "caption": "\na\n\nb\n"}
+        params["figures"]["fig3"]["column_titles"] = ["a\nb", "c\n", "", "d", "e"]
+        params["images"]["ihc"]["credit"] = "A\nB\n"
+
+    params = changed(change)
+    figure = params.figures["fig3"]
+    assert (figure.title, figure.caption) == ("One two", "a b")
+    assert figure.column_titles == ["a b", "c", "", "d", "e"]
+    assert params.images["ihc"].credit == "A B"
 
 
 @pytest.mark.parametrize("section", ["images", "experiments"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
+from dvc.utils.hydra import apply_overrides
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
@@ -81,6 +85,23 @@ def test_figures_follow_the_cast(path: Path) -> None:
         assert (experiment.content, experiment.style) == ("part-photograph", f"part-style_{letter}")
 
 
+def test_figures_follow_the_paper_in_a_file_that_dvc_wrote(path: Path) -> None:
+    apply_overrides(path, ["cast.photograph=coffee", "cast.style_b=glass"])
+    experiments = read_params(path).experiments
+    assert (experiments["fig3-b"].content, experiments["fig3-b"].style) == ("coffee", "glass")
+    assert experiments["fig6-noise-0"].content == "coffee"
+    write_values(PAPER, path)
+    after = read_params(path).experiments
+    assert (after["fig3-b"].content, after["fig3-b"].style) == ("neckarfront", "shipwreck")
+    assert after["fig4-1"].images == {"content": "neckarfront", "style": "composition_vii"}
+
+
+def test_shipped_file_has_nothing_that_dvc_would_drop() -> None:
+    """An anchor is gone when DVC has written the file, and an edit at its place changes nothing."""
+    events = yaml.parse(SHIPPED.read_text("utf-8"))
+    assert not [event for event in events if getattr(event, "anchor", None)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -102,16 +123,91 @@ def test_command_writes_the_preset(path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(lines_changed(path)) == len(PAPER)
 
 
-@pytest.mark.parametrize("command", ["repro", "paper"])
-def test_make_writes_given_weights_before_it_runs(command: str) -> None:
-    planned = subprocess.run(
-        ["make", "--dry-run", command, "WEIGHTS=my own/vgg19.pth", "JOBS=3"],
-        cwd=REPOSITORY,
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder with the Makefile and a ``python`` that prints its arguments, one in a line."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(REPOSITORY / name, tmp_path / name)
+    for name in (".venv/bin/python", "it's my/python"):
+        python = tmp_path / name
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+        python.chmod(0o755)
+    (tmp_path / ".venv/installed").touch()
+    return tmp_path
+
+
+def arguments_in(folder: Path, *words: str, **variables: str) -> list[str]:
+    """Returns the arguments of all calls of Python by a make."""
+    done = subprocess.run(
+        ["make", "--silent", "--no-print-directory", *words],
+        cwd=folder,
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=True,
-    ).stdout
-    wanted = ["preset paper"] if command == "paper" else []
-    wanted += ["preset weights 'my own/vgg19.pth'", "pipeline run --jobs '3'"]
-    places = [planned.index(step) for step in wanted]
-    assert places == sorted(places)
+    )
+    assert not done.stderr
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "/data/it's/v.pth",
+        "my own/vgg19.pth",
+        'a "b".pth',
+        "/a/$HOME/$$b/$(shell touch made)/${WEIGHTS}.pth",
+        "`touch made`.pth",
+        "a#b.pth",
+        "-v.pth",
+        "~/v.pth",
+        "a;touch made;\\",
+        "a,b)%=*.pth",
+        "猫.pth",
+    ],
+)
+@pytest.mark.parametrize("command", ["repro", "paper"])
+@pytest.mark.parametrize("given_by", ["argument", "environment"])
+def test_make_hands_on_any_path_and_writes_it_before_it_runs(
+    command: str, weights: str, given_by: str, bare: Path
+) -> None:
+    variables = {"WEIGHTS": weights, "JOBS": "3"}
+    words = [f"{name}={value}" for name, value in variables.items()]
+    preset = ["-m", "pipeline", "preset"]
+    expected = [*preset, "paper"] if command == "paper" else []
+    expected += [*preset, "weights", "--", weights, "-m", "pipeline", "run", "--jobs=3"]
+    if given_by == "argument":
+        assert arguments_in(bare, command, *words) == expected
+    else:
+        assert arguments_in(bare, command, **variables) == expected
+    assert not (bare / "made").exists()
+
+
+def test_make_without_variables_leaves_their_options_out(bare: Path) -> None:
+    assert arguments_in(bare, "repro") == ["-m", "pipeline", "run"]
+
+
+def test_make_takes_a_python_at_any_path(bare: Path) -> None:
+    (bare / ".venv/installed").unlink()
+    called = arguments_in(bare, "install", f"PYTHON={bare}/it's my/python")
+    assert called[:1] == ["-c"]
+    assert "venv" in called
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/v.pth", "-v.pth", "a#b $HOME.pth"])
+def test_weights_of_an_odd_path_are_taken(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(SHIPPED, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).touch()
+    assert CliRunner().invoke(app, ["preset", "weights", "--", path]).exit_code == 0
+    assert read_params().backbone.weights == str(tmp_path / path)
+
+
+@pytest.mark.parametrize("name", ["a\u2028b.pth", "\udcff.pth", "a${b}.pth", "a\rb.pth"])
+def test_weights_of_a_name_that_params_cannot_hold_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has what params\.yaml cannot hold"):
+        vgg19_from(tmp_path / name)

@@ -98,6 +98,34 @@ def test_what_decides_no_result_runs_nothing(project: Project) -> None:
     assert project.repro() == set()
 
 
+def test_cast_that_dvc_changes_is_followed_and_so_is_the_file_that_dvc_wrote(
+    project: Project,
+) -> None:
+    def pictures() -> dict[str, str]:
+        plan = json.loads((project.folder / "data/plan/first.json").read_text("utf-8"))
+        return {role: image["name"] for role, image in plan["images"].items()}
+
+    project.change(lambda p: p.update(cast={"photograph": "chelsea", "style_b": "gravel"}))
+    project.change(
+        lambda p: p["experiments"]["first"].update(content="photograph", style="style_b")
+    )
+    assert project.repro() == {"fetch", "plan"}, "the plan of an experiment has the picture's name"
+    project.commit()
+    project.dvc("exp", "run", "-S", "cast.photograph=coffee", "plan")
+    assert pictures() == {"content": "coffee", "style": "gravel"}
+    project.dvc("exp", "run", "-S", "cast.style_b=chelsea", "stylize@first")
+    assert pictures() == {"content": "coffee", "style": "chelsea"}
+    file = project.folder / "params.yaml"
+    text = file.read_text("utf-8").replace("photograph: coffee", "photograph: gravel")
+    file.write_text(text, encoding="utf-8")
+    project.dvc("repro", "plan")
+    assert pictures() == {"content": "gravel", "style": "chelsea"}
+    picture = {"content": "chelsea", "style": "gravel"}
+    project.change(lambda p: p["experiments"]["first"].update(picture))
+    project.change(lambda p: p.update(cast={}))
+    project.repro()
+
+
 def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
     own = save_picture(project.folder / "data/own/mine.png")
     entry = {"source": "data/own/mine.png", "credit": "me", "licence": "mine"}

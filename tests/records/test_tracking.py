@@ -231,7 +231,7 @@ def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
 
 def test_settings_that_wandb_refuses_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="W&B refuses what"):
-        log_a_run(Tracking(project="a/b"), tmp_path)
+        log_a_run(Tracking.model_construct(project="a/b"), tmp_path)
 
 
 def test_run_is_grouped_by_its_figure_unless_params_name_a_group(
