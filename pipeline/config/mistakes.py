@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from reprlib import Repr
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.schema import Experiment, Params
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, masked, nearest
 from pipeline.losses import make_terms
 from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section
 
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+_LONGEST_VALUE = 80  # characters
 
 
 def choices(kind: str, word: str, known: Iterable[str]) -> str:
@@ -55,8 +53,14 @@ def _sentence(item: ErrorDetails) -> str:
         return f"unknown key{choices('keys', key, _model_at(parents).model_fields)}"
     if item["type"] == "missing":
         return "is missing. Add it"
-    value = "" if isinstance(item["input"], dict) else f"{_SHORT.repr(item['input'])}: "
+    value = "" if isinstance(item["input"], dict) else f"{_shown(item['input'])}: "
     return value + item["msg"].removeprefix("Value error, ")
+
+
+def _shown(value: object) -> str:
+    """Returns a value as Python writes it, without passwords, and without its middle if long."""
+    text, half = masked(repr(value)), _LONGEST_VALUE // 2
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:half]}...{text[-half:]}"
 
 
 def _model_at(place: Sequence[str]) -> type[Section]:

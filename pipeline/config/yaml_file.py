@@ -32,6 +32,9 @@ def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
     except RecursionError as error:
         raise UserError(f"{path} is nested too deep: five levels are enough. Correct it") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        for mark in ("problem_mark", "context_mark"):
+            if place := getattr(error, mark, None):
+                place.buffer = None  # or a piece of the line is shown, perhaps of a password
         reason = str(error).replace('"<unicode string>", ', "")
         raise UserError(f"{path} is not YAML. Correct this: {reason}") from error
     if not isinstance(content, dict):
