@@ -97,7 +97,7 @@ CASES: list[Case] = [
         "truncated JPEG",
         "a.jpg",
         cut(noise("JPEG")),
-        SHORT + BYTES_LEFT,
+        "cannot be read as a picture, or is cut short: pixels are missing at its end. Get it anew",
     ),
     bad_picture("truncated PNG", "a.png", cut(noise("PNG")), f"{SHORT}. Get it anew"),
     bad_picture(
@@ -355,6 +355,23 @@ CASES: list[Case] = [
         "CataloguedImage",
     ),
     bad_params(
+        "slash in the password of an address",
+        lambda p: p["images"]["subject"].update(source="https://me:se/secret@127.0.0.1/a.jpg"),
+        f"{ONE}images.subject.source: 'https://…@127.0.0.1/a.jpg': {CREDENTIALS}",
+    ),
+    bad_params(
+        "password that is longer than what is shown",
+        lambda p: p["distillation"].update(
+            pictures=[f"https://me:{'secret' * 99}@127.0.0.1/a.jpg"]
+        ),
+        f"{ONE}distillation.pictures.0: 'https://…@127.0.0.1/a.jpg': {CREDENTIALS}",
+    ),
+    bad_params(
+        "long password where no address belongs",
+        lambda p: p["tracking"].update(tags=f"https://me:{'secret' * 99}@127.0.0.1"),
+        f"{ONE}tracking.tags: 'https://…@127.0.0.1': Input should be a valid list",
+    ),
+    bad_params(
         "many mistakes",
         lambda p: p.update({f"a{number}": {} for number in range(23)}),
         f" has 23 mistake(s):\n  a0: unknown key. The keys are {SECTIONS}\n  a1: …\n  and 3 more",
@@ -377,7 +394,7 @@ CASES: list[Case] = [
         "tabs",
         "images:\n\tcat: 1\n",
         " is not YAML. Correct this: while scanning for the next token\nfound character '\\t' that "
-        "cannot start any token\n  in line 2, column 1:…",
+        "cannot start any token\n  in line 2, column 1",
     ),
     bad_text(
         "huge file",
@@ -394,7 +411,7 @@ CASES: list[Case] = [
         "code in a tag",
         "a: !!python/object/apply:os.system [ls]\n",
         " is not YAML. Correct this: could not determine a constructor for the tag "
-        "'tag:yaml.org,2002:python/object/apply:os.system'\n  in line 1, column 4:…",
+        "'tag:yaml.org,2002:python/object/apply:os.system'\n  in line 1, column 4",
     ),
     bad_text(
         "tag that does not fit",
@@ -406,6 +423,12 @@ CASES: list[Case] = [
         "a: \0\n",
         " is not YAML. Correct this: unacceptable character #x0000: special characters are not "
         "allowed\n  in position 3",
+    ),
+    bad_text(
+        "mistake of YAML behind a password",
+        f'images: {{a: "https://me:{"secret" * 20}@h/a" b}}\n',
+        " is not YAML. Correct this: while parsing a flow mapping\n  in line 1, column 9\nexpected "
+        "',' or '}', but got '<scalar>'\n  in line 1, column …",
     ),
     bad_text("list", "- 1\n", f" holds no mapping. Its sections are {SECTIONS}"),
     bad_text("empty file", "", f" holds no mapping. Its sections are {SECTIONS}"),
