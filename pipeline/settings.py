@@ -7,7 +7,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
-_CREDENTIALS = re.compile(r"[^/]*://[^/]*@")
+from pipeline.errors import masked
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -22,7 +23,7 @@ def _valid_name(name: Any) -> Any:
 
 
 def _valid_source(source: Any) -> Any:
-    if isinstance(source, str) and _CREDENTIALS.match(source):
+    if isinstance(source, str) and masked(repr(source)) != repr(source):
         raise ValueError(
             "an address with a user or a password in it is refused, since addresses are recorded "
             "with the pictures. Download the file yourself, and give its path"

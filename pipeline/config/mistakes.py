@@ -2,20 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from reprlib import Repr
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.schema import Experiment, Params
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, nearest, shown
 from pipeline.losses import make_terms
 from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section, sections_in
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-
 
 # A contact sheet and a page of the report can show as many; `starts` compares each two.
 MOST_CELLS, MOST_STARTS = 400, 30
@@ -60,7 +55,7 @@ def _sentence(item: ErrorDetails) -> str:
         return "is missing. Add it"
     if item["type"] == "string_type":
         item["msg"] += ". Put text in quotes"
-    value = "" if isinstance(item["input"], dict) else f"{_SHORT.repr(item['input'])}: "
+    value = "" if isinstance(item["input"], dict) else f"{shown(item['input'])}: "
     return value + item["msg"].removeprefix("Value error, ")
 
 

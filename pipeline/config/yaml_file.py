@@ -19,7 +19,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.nodes import MappingNode, ScalarNode
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, shown
 
 # The most bytes of a file, and the most characters and values after its aliases are expanded.
 LARGEST = 2**20
@@ -29,7 +29,6 @@ KINDS = {"null", "bool", "int", "float", "str", "seq", "map"}
 # Whole numbers that mean the same in every version of YAML; 0777 is 777 or 511.
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0b[01]+)")
 LONGEST_NUMBER = 100
-SHOWN = 60  # characters of a value in a message
 # Characters that no page can show, and ends of lines in some readers alone.
 CONTROL = r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\ufffe\uffff]"
 # DVC's writer cannot read tabs outside of comments, and keeps no directives (%YAML 1.1).
@@ -84,7 +83,7 @@ def _parsed(text: str) -> Any:
             in_braces.pop()
         elif isinstance(event, ScalarEvent) and in_braces[-1:] == [True] and ":" in event.value:
             raise UserError(
-                f"{event.value[:SHOWN]!r} at line {event.start_mark.line + 1} has a colon inside "
+                f"{shown(event.value)} at line {event.start_mark.line + 1} has a colon inside "
                 "{ }, where DVC writes it without quotes and then cannot read it. Write each key "
                 "on a line of its own, without { }"
             )
@@ -167,5 +166,5 @@ def _kind(node: Any) -> str:
 
 
 def _place(node: Any) -> str:
-    what = repr(node.value[:SHOWN]) if isinstance(node, ScalarNode) else "what stands"
+    what = shown(node.value) if isinstance(node, ScalarNode) else "what stands"
     return f"{what} at line {node.start_mark.line + 1}"

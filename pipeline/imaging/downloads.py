@@ -4,11 +4,10 @@ import hashlib
 import importlib.util
 import os
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -127,18 +126,45 @@ def _download(source: str, known_hash: str | None, downloads: Path, limit: Limit
     store = pooch.create(
         downloads, "", registry={name: known_hash}, urls={name: source}, retry_if_failed=RETRIES
     )
-    transfer = partial(_transfer, largest=limit.size)
+    transfer = partial(_transfer_in_time, limit=limit, deadline=time.monotonic() + limit.duration)
     try:
-        with _time_limit(limit.duration, source):
-            return Path(store.fetch(name, downloader=transfer))
+        return Path(store.fetch(name, downloader=transfer))
     except (OSError, ValueError) as error:  # requests' are OSErrors
         message = next(text for kind, text in _DOWNLOAD_ERRORS.items() if isinstance(error, kind))
         values = {"known_hash": known_hash, "timeout": TIMEOUT_S, "error": error}
         raise UserError(f"{source} {message.format(**values)}") from error
 
 
-def _transfer(address: str, target: str, _: pooch.Pooch, largest: int) -> None:
-    """Downloads at most ``largest`` bytes into a file."""
+def _transfer_in_time(
+    address: str, target: str, _: pooch.Pooch, limit: Limit, deadline: float
+) -> None:
+    """Downloads an address into a file; raises ``UserError`` at the deadline (``time.monotonic``).
+
+    A thread downloads, because no time-out of a socket ends a server that sends a byte now and
+    then, or a slow look-up of its name.
+    """
+    failures: list[BaseException] = []
+
+    def transfer() -> None:
+        try:
+            _transfer(address, target, limit.size, deadline)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            failures.append(error)
+
+    thread = Thread(target=transfer, daemon=True)  # it may outlive the deadline, not the process
+    thread.start()
+    thread.join(max(0.0, deadline - time.monotonic()))
+    if thread.is_alive() or time.monotonic() > deadline:
+        raise UserError(
+            f"{address} took more than {limit.duration:g} s, the most that a download may take. "
+            "Download it yourself, and give its path as source"
+        )
+    if failures:
+        raise failures[0]
+
+
+def _transfer(address: str, target: str, largest: int, deadline: float) -> None:
+    """Downloads at most ``largest`` bytes into a file, and ends soon after the deadline."""
     headers = {"User-Agent": USER_AGENT}
     with (
         requests.get(address, stream=True, timeout=TIMEOUT_S, headers=headers) as answer,
@@ -154,25 +180,5 @@ def _transfer(address: str, target: str, _: pooch.Pooch, largest: int) -> None:
                     "Download it yourself, and give its path as source"
                 )
             file.write(chunk)
-
-
-@contextmanager
-def _time_limit(seconds: float, source: str) -> Iterator[None]:
-    """Ends the block with a ``UserError`` after a time, in the main thread.
-
-    A server that sends a byte now and then never exceeds the time-out of a socket.
-    """
-
-    def end(*_: object) -> None:
-        raise UserError(
-            f"{source} took more than {seconds:g} s, the most that a download may take. "
-            "Download it yourself, and give its path as source"
-        )
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            if time.monotonic() > deadline:
+                return

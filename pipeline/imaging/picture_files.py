@@ -8,31 +8,42 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 from pipeline.files import replacing
+from pipeline.imaging.pixel_formats import check_pixels, to_srgb
+from pipeline.imaging.repairs import repaired
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
 """Formats that are read, by Pillow's names. Some others are unsafe: EPS runs another program."""
 
-_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-_MODES_OF_ICC_PROFILES = ("L", "RGB", "CMYK", "YCbCr", "LAB")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""{orientation in the EXIF data: what makes it upright}; 1 is upright."""
 
 
 def read_picture(path: Path) -> Image.Image:
     """Returns the picture in a file, as mode RGB.
 
-    EXIF orientation is applied, an embedded ICC profile is converted to sRGB (a broken one is
-    ignored with a warning), alpha is composited on white, 16 bits are reduced to 8.
+    EXIF orientation is applied, an embedded ICC profile is converted to sRGB, alpha is composited
+    on white, more bits are reduced to 8. What is damaged beside the pixels is ignored with a
+    ``Notice``.
 
     Raises:
-        UserError: not a picture of ``FORMATS``, truncated, animated, floating point, or larger
-            than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million (a decompression bomb).
+        UserError: not a picture of ``FORMATS``, truncated, animated, of floating point or signed
+            pixels, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million (a decompression
+            bomb).
     """
     try:
-        picture = _to_srgb(_read_upright(path), path)
+        picture, notes = _read(path)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise UserError(
@@ -43,71 +54,71 @@ def read_picture(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
             start = file.read(24)
-        content = f"it starts with {start!r}" if start else "it is empty"
-        raise UserError(
-            f"{path} is not a picture: {content}. "
-            f"Give a file in one of the formats {', '.join(FORMATS)}"
-        ) from error
-    except UserError:
-        raise
+        raise UserError(f"{path} {_what_is_wrong(start)}") from error
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
     except Exception as error:  # Pillow's parsers raise anything when the bytes are malicious
         reason = str(error) or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a picture, or is cut short: {reason}. Get it anew"
         ) from error
-    picture.info.clear()  # Pillow would save the profile again, and the date
+    if notes:
+        warnings.warn(Notice(f"{path}: {'; '.join(notes)}"), stacklevel=2)
     return picture
 
 
-def _read_upright(path: Path) -> Image.Image:
+def _read(path: Path) -> tuple[Image.Image, list[str]]:
+    """Returns a picture as mode RGB, and notes of what is ignored; raises what Pillow raises."""
     with warnings.catch_warnings():
-        # Pillow warns of harmless damage too, such as broken EXIF.
+        # Pillow warns of harmless damage too.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Image.open(path) would not close a file that it cannot read.
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as picture:
+        content, notes = repaired(path.read_bytes())
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             # MPO is a JPEG photograph with further views. n_frames would read the whole file.
             if getattr(picture, "is_animated", False) and picture.format != "MPO":
-                raise UserError(f"{path} has several frames; one is needed. Save the one you want")
+                raise UserError("has several frames; one is needed. Save the one you want")
+            check_pixels(picture)
+            bits = 8
+            if picture.format == "PNG":
+                bits = content[24]
+            elif isinstance(picture, TiffImagePlugin.TiffImageFile):
+                bits = max(picture.tag_v2.get(258, (1,)))
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            turn, ignored = _turn(picture)
+            upright, more = to_srgb(picture, bits)
+    if turn is not None:
+        upright = upright.transpose(turn)
+    upright.info.clear()  # Pillow would save the profile again, and the date
+    return upright, [*notes, *ignored, *more]
 
 
-def _to_srgb(picture: Image.Image, path: Path) -> Image.Image:
-    if picture.mode in _SIXTEEN_BIT_MODES:
-        return _reduced_to_eight_bits(picture).convert("RGB")
-    if picture.mode == "F":
-        raise UserError(f"{path} has floating point pixels. Save it with 8 or 16 bits")
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    profile = picture.info.get("icc_profile")
-    if picture.mode not in _MODES_OF_ICC_PROFILES:
-        picture = picture.convert("L" if picture.mode in ("LA", "La", "1") else "RGB")
-    if profile:
-        picture = _converted_to_srgb(picture, profile, path)
-    picture = picture.convert("RGB")
-    if alpha is None:
-        return picture
-    return Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
+def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, list[str]]:
+    """Returns what makes a picture upright, and a note if its EXIF data is damaged."""
+    with warnings.catch_warnings(record=True) as damage:
+        warnings.simplefilter("always")
+        try:
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception as error:  # noqa: BLE001 - the parser raises anything when it is damaged
+            return None, [f"its EXIF data is ignored ({error})"]
+    if orientation in (1, *_TURNS):
+        return _TURNS.get(orientation), [
+            f"its EXIF data is damaged ({each.message})" for each in damage[:1]
+        ]
+    return None, [f"its orientation {orientation!r} is ignored, because it is none of 1 to 8"]
 
 
-def _converted_to_srgb(picture: Image.Image, profile: bytes, path: Path) -> Image.Image:
-    try:
-        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, source, srgb, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError) as error:
-        warnings.warn(f"{path}: its ICC profile is ignored ({error})", stacklevel=2)
-        return picture
-    return converted if converted is not None else picture
-
-
-def _reduced_to_eight_bits(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).clip(0, 65535).astype(np.uint32)
-    values *= 255  # in place, because a picture may have 89 million values
-    values += 32767
-    values //= 65535
-    return Image.fromarray(values.astype(np.uint8))
+def _what_is_wrong(start: bytes) -> str:
+    """Returns the end of a sentence about a file that Pillow does not open."""
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(start):
+            return (
+                f"is damaged, or a kind of {name} that is not read. Get it anew, or save it as PNG "
+                "with 8 or 16 bits"
+            )
+    content = f"it starts with {start!r}" if start else "it is empty"
+    return f"is not a picture: {content}. Give a file in one of the formats {', '.join(FORMATS)}"
 
 
 def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from pydantic import ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, masked
 from pipeline.records.provenance import code_version
 from pipeline.records.status import RunLocation
 
@@ -206,4 +206,4 @@ def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return masked((str(error).splitlines() or [type(error).__name__])[0])

@@ -97,7 +97,7 @@ CASES: list[Case] = [
         "truncated JPEG",
         "a.jpg",
         cut(noise("JPEG")),
-        SHORT + BYTES_LEFT,
+        "cannot be read as a picture, or is cut short: pixels are missing at its end. Get it anew",
     ),
     bad_picture("truncated PNG", "a.png", cut(noise("PNG")), f"{SHORT}. Get it anew"),
     bad_picture(
@@ -356,6 +356,23 @@ CASES: list[Case] = [
         "keep. Remove it",
     ),
     bad_params(
+        "slash in the password of an address",
+        lambda p: p["images"]["subject"].update(source="https://me:se/secret@127.0.0.1/a.jpg"),
+        f"{ONE}images.subject.source: 'https://…@127.0.0.1/a.jpg': {CREDENTIALS}",
+    ),
+    bad_params(
+        "password that is longer than what is shown",
+        lambda p: p["distillation"].update(
+            pictures=[f"https://me:{'secret' * 99}@127.0.0.1/a.jpg"]
+        ),
+        f"{ONE}distillation.pictures.0: 'https://…@127.0.0.1/a.jpg': {CREDENTIALS}",
+    ),
+    bad_params(
+        "long password where no address belongs",
+        lambda p: p["tracking"].update(tags=f"https://me:{'secret' * 99}@127.0.0.1"),
+        f"{ONE}tracking.tags: 'https://…@127.0.0.1': Input should be a valid list",
+    ),
+    bad_params(
         "many mistakes",
         lambda p: p.update({f"a{number}": {} for number in range(23)}),
         f" has 23 mistake(s):\n  a0: unknown key. The keys are {SECTIONS}\n  a1: …\n  and 3 more",
@@ -407,6 +424,12 @@ CASES: list[Case] = [
         "null character in the file",
         "a: \0\n",
         ": line 1 has U+0000, which DVC cannot keep. Remove it, or use spaces",
+    ),
+    bad_text(
+        "mistake of YAML behind a password",
+        f'images: {{a: "https://me:{"secret" * 20}@h/a" b}}\n',
+        ": 'https://…@h/a' at line 1 has a colon inside { }, where DVC writes it without quotes and "
+        "then cannot read it. Write each key on a line of its own, without { }",
     ),
     bad_text("list", "- 1\n", f" holds no mapping. Its sections are {SECTIONS}"),
     bad_text("empty file", "", f" holds no mapping. Its sections are {SECTIONS}"),

@@ -27,7 +27,7 @@ from PIL import Image, ImageCms
 from safetensors.torch import save as safetensors
 
 from pipeline.config.params import read_params
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.losses.term import LossConvention
 from pipeline.networks.layers import ARCHITECTURES
@@ -315,7 +315,7 @@ def test_mutated_picture_is_read_or_named(
     path = tmp_path_factory.getbasetemp() / "picture"
     path.write_bytes(file[1])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* its ICC profile is ignored")
+        warnings.simplefilter("ignore", Notice)
         error = refusal(read_picture, path)
     if error is not None:
         assert str(error).startswith(str(path))

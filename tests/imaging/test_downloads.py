@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
-from pipeline.imaging.downloads import locate
+from pipeline.imaging.downloads import Limit, locate
 from pipeline.imaging.fetching import fetch_images
 from pipeline.records.status import read_failure
 from pipeline.stages.fetch import fetch
@@ -159,6 +160,25 @@ def test_picture_is_written_again_only_after_a_change(workspace: Path, catalogue
     before = written()
     fetch_images({"subject": ("mine.png", None)}, "the hash of other code")
     assert paths.picture("subject").stat().st_ino != before
+
+
+def test_deadline_holds_outside_the_main_thread(server: str, tmp_path: Path) -> None:
+    """The server sends a byte now and then, in its headers."""
+    with ThreadPoolExecutor(1) as pool:
+        source = f"{server}/drip.jpg"
+        download = pool.submit(locate, source, None, tmp_path, Limit(2**20, 0.3))
+        with pytest.raises(UserError, match=r"took more than 0\.3 s, the most that a download may"):
+            download.result()
+    assert files_of(tmp_path) == set()
+
+
+def test_deadline_holds_while_a_name_is_looked_up(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **options: Server.hang.wait(20))
+    with pytest.raises(UserError, match=r"took more than 0\.3 s"):
+        locate("http://somewhere.org/a.jpg", None, tmp_path, Limit(2**20, 0.3))
+    assert files_of(tmp_path) == set()
 
 
 def test_unreachable_host_is_named(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conftest import save_picture
 from PIL import Image, ImageCms
 
-from pipeline.errors import UserError
+from pipeline.errors import Notice, UserError
 from pipeline.imaging.picture_files import read_picture, write_png
 
 
@@ -55,7 +55,7 @@ def test_icc_profile_is_converted_to_srgb(tmp_path: Path) -> None:
 
 def test_broken_icc_profile_is_ignored_with_a_warning(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "odd.png", icc_profile=b"no profile")
-    with pytest.warns(UserWarning, match="ICC profile is ignored"):
+    with pytest.warns(Notice, match=r"odd\.png: its ICC profile is ignored"):
         assert pixel(tmp_path / "odd.png") == (9, 8, 7)
 
 
