@@ -428,8 +428,8 @@ CASES: list[Case] = [
     bad_text(
         "mistake of YAML behind a password",
         f'images: {{a: "https://me:{"secret" * 20}@h/a" b}}\n',
-        ": 'https://…@h/a' at line 1 has a colon inside { }, where DVC writes it without quotes and "
-        "then cannot read it. Write each key on a line of its own, without { }",
+        ": 'https://…@h/a' at line 1 has a colon inside { }, where DVC writes it without quotes "
+        "and then cannot read it. Write each key on a line of its own, without { }",
     ),
     bad_text("list", "- 1\n", f" holds no mapping. Its sections are {SECTIONS}"),
     bad_text("empty file", "", f" holds no mapping. Its sections are {SECTIONS}"),
