@@ -37,6 +37,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def own_folder(path: Path) -> None:
+    """Makes a folder. A symbolic link in its place is removed, so that nothing goes through it."""
+    if path.is_symlink():
+        path.unlink()
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, atomically."""
     with replacing(path) as temporary:
@@ -53,9 +60,13 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds, or {} if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a JSON file; {} if there is none, or no such file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):  # a power cut can leave half a file
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def sha256(path: Path) -> str:

@@ -81,7 +81,7 @@ def read_report_plan() -> ReportPlan:
 
 def _read(file: Path, model: type[AnyPlan]) -> AnyPlan:
     try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"))
+        return model.model_validate_json(file.read_bytes())
     except FileNotFoundError as error:
         known = [path.stem for path in paths.PLANS.glob("[!_]*.json")]
         raise UserError(
@@ -90,7 +90,8 @@ def _read(file: Path, model: type[AnyPlan]) -> AnyPlan:
         ) from error
     except ValidationError as error:
         raise UserError(
-            f"{file} was written by another version of this project. Run `dvc repro plan`"
+            f"{file} was written by another version of this project, or is damaged. "
+            "Run `dvc repro plan`"
         ) from error
 
 

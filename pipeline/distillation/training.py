@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
 
 from pipeline import paths
@@ -24,6 +25,8 @@ from pipeline.imaging.downloads import locate
 from pipeline.imaging.picture_files import read_picture
 from pipeline.networks.prepare import published_weights
 from pipeline.networks.weight_files import load_weights, save_small
+from pipeline.records.checkpoints import read_checked, write_checked
+from pipeline.records.locks import sole
 from pipeline.records.provenance import code_version, package_versions
 from pipeline.records.tracking import tracked_run
 from pipeline.runtime.trainer import run
@@ -66,7 +69,10 @@ def distil(params: Params, output: Path) -> None:
     training = [picture for index, picture in enumerate(pictures) if index % HELD_OUT]
     module = build_module(teacher_file, training, settings)
     names = {"name": "distil", "job_type": "distil", "against": "epoch"}
-    with tracked_run(params.tracking, root=root, config=record, **names) as tracked:
+    with (
+        sole(checkpoints / "lock", "this training"),
+        tracked_run(params.tracking, root=root, config=record, **names) as tracked,
+    ):
         curve = train(module, checkpoints, WandbLogger(experiment=tracked))
         held_out = CropSampler(pictures[::HELD_OUT], settings.crop_size, (settings.seed, 0, 1))
         record["residuals"] = mean_residuals(module, held_out)
@@ -128,6 +134,13 @@ def train(module: DistillationModule, folder: Path, logger: Logger | None) -> st
     Returns the curve as CSV; a row is an epoch's number from 1, its loss and residuals.
     """
     last = folder / "last.ckpt"
+    try:
+        read_checked(last)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise any of them
+        print(f"{last} is damaged ({error}): the training begins anew")
+        last.unlink()
     checkpoint = ModelCheckpoint(
         folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -138,11 +151,23 @@ def train(module: DistillationModule, folder: Path, logger: Logger | None) -> st
         resume_from=last if last.is_file() else None,
         max_epochs=module.settings.epochs,
         callbacks=[checkpoint],
+        plugins=[_CheckedIO()],
         logger=logger or False,
         deterministic=True,
     )
     rows = [[f"{value:.6g}" for value in row.values()] for row in module.curve]
     return "".join(",".join(row) + "\n" for row in [list(module.curve[0]), *rows])
+
+
+class _CheckedIO(TorchCheckpointIO):
+    """Writes and reads Lightning's checkpoints with a hash of their content."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        write_checked(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        content: dict[str, Any] = read_checked(Path(path))
+        return content
 
 
 @torch.no_grad()

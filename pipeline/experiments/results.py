@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.config.schema import Experiment, ReportSettings
-from pipeline.files import sha256
+from pipeline.files import read_json, sha256
 from pipeline.networks.layers import LAYERS
 from pipeline.records.status import RunLocation, read_failure, read_run
 
@@ -87,9 +87,10 @@ def has_current_results(name: str) -> bool:
     folder, plan = paths.EXPERIMENTS / name, paths.plan(name)
     if not plan.is_file() or not all((folder / output).exists() for output in OUTPUTS):
         return False
-    provenance = json.loads((folder / "provenance.json").read_bytes())
+    provenance = read_json(folder / "provenance.json")
     return provenance.get("plan") == sha256(plan) and all(
-        provenance["inputs"].get(role) in (None, _sha256_of_version(file, file.stat().st_mtime_ns))
+        provenance.get("inputs", {}).get(role)
+        in (None, _sha256_of_version(file, file.stat().st_mtime_ns))
         for role, file in _NETWORKS.items()
         if file.is_file()
     )

@@ -10,12 +10,12 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
-from pipeline.files import write_json
+from pipeline.files import own_folder, write_json
 from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture, to_tensor
 from pipeline.losses.objective import Objective
-from pipeline.records.checkpoints import sole_run
 from pipeline.records.identity import Run, identify
+from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, settings_text
 from pipeline.records.status import record_run, recording_failure
 from pipeline.records.tracking import run_location, tracked_run, wandb_image
@@ -43,6 +43,7 @@ def run_experiment(
     """
     name = plan.experiment
     with sole_run(name), recording_failure(name), explaining_the_disk():
+        own_folder(paths.EXPERIMENTS / name)
         # If this run ends early, the files of an earlier one must not be taken for its results.
         for file in ("provenance.json", "image.png"):
             (paths.EXPERIMENTS / name / file).unlink(missing_ok=True)
@@ -59,14 +60,17 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
     check_memory(settings, run.device, run.precision)
     run.checkpoints.remove_old_ones_of_others()
     root = paths.shared_root()
-    with tracked_run(
-        options.tracking,
-        root=root,
-        name=name,
-        job_type="stylize",
-        config={"experiment": name, **run.description, **run.environment},
-        group=options.group,
-    ) as tracked:
+    with (
+        run.checkpoints.reserved(),
+        tracked_run(
+            options.tracking,
+            root=root,
+            name=name,
+            job_type="stylize",
+            config={"experiment": name, **run.description, **run.environment},
+            group=options.group,
+        ) as tracked,
+    ):
         logger = WandbLogger(experiment=tracked)
         result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
         metrics = _write_results(run, result)
@@ -74,7 +78,6 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
         tracked.summary.update({**metrics, **ending})
         record_run(image, run_location(tracked, root))
-    run.checkpoints.remove()
 
 
 def _write_results(run: Run, result: Result) -> dict[str, float]:

@@ -5,8 +5,12 @@ Plain `dvc repro` comes to the same, one experiment after another.
 
 import signal
 import sys
-from concurrent.futures import as_completed
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from pipeline import paths
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import read_plan, write_plans
 from pipeline.config.schema import Params
@@ -15,6 +19,8 @@ from pipeline.experiments import dvc_stages
 from pipeline.experiments.executor import LocalExecutor, count_cores, count_workers
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
+from pipeline.files import read_json
+from pipeline.records.locks import HeldError, hold
 from pipeline.records.status import record_failure
 
 
@@ -31,33 +37,61 @@ def run(jobs: int | None = None) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    with _turn():
+        _run(jobs)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Waits until no other process is between here and the end of the block in this workspace."""
+    lock = Path("data/status/_runner.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(lock))
+        except HeldError as holder:
+            print(f"process {holder} computes the experiments here: waits for its end", flush=True)
+            stack.enter_context(hold(lock, wait=True))
+        yield
+
+
+def _run(jobs: int | None) -> None:
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     planned = _prepare(params)
     changed = dvc_stages.outdated_experiments()
     outdated = [name for name in planned if name in changed]
-    missing = [name for name in outdated if not has_current_results(name)]
+    missing = [name for name in outdated if changed[name] or not has_current_results(name)]
     restored = dvc_stages.restore_experiments(missing)
     failed = _compute([name for name in missing if name not in restored], params, jobs)
     dvc_stages.commit_experiments([name for name in outdated if name not in failed])
     reasons = [f"{name}: {reason}" for name, reason in failed.items()]
     if len(planned) < len(params.experiments):
         reasons.append("the pictures named above are missing")
-    if reasons:
-        dvc_stages.run_dvc("repro", "--quiet", "--single-item", "report")
-        raise UserError("\n".join(["not everything was computed", *reasons]))
-    if status := dvc_stages.run_dvc("repro"):
-        sys.exit(status)
+    if not reasons:
+        dvc_stages.reproduce()
+        return
+    try:
+        dvc_stages.reproduce("report", single_item=True)
+    except UserError as error:
+        reasons.append(str(error))
+    raise UserError("\n".join(["not everything was computed", *reasons]))
 
 
 def _prepare(params: Params) -> list[str]:
     """Fetches pictures, writes plans and prepares the network; returns the planned experiments."""
-    if dvc_stages.run_dvc("repro", "--quiet", "backbone") == 0:
-        return list(params.experiments)
-    planned = write_plans(params, skip_missing=True)
-    if not planned or dvc_stages.run_dvc("repro", "--quiet", "--single-item", "backbone"):
-        raise UserError("nothing was computed: the reason stands above")
-    return planned
+    try:
+        dvc_stages.reproduce("backbone")
+    except UserError:
+        fetched = read_json(paths.FETCH_RECORDS)
+        used = {name for each in params.experiments.values() for name in each.images.values()}
+        if not any("error" in fetched.get(name, {}) for name in used):
+            raise
+        planned = write_plans(params, skip_missing=True)
+        if not planned:
+            raise
+        dvc_stages.reproduce("backbone", single_item=True)
+        return planned
+    return list(params.experiments)
 
 
 def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, str]:
@@ -73,12 +107,15 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
         ProgressDisplay(len(names)) as display,
         LocalExecutor(workers, threads, display) as executor,
     ):
-        futures = [executor.submit(plan, params.run_options(name)) for name, plan in plans.items()]
-        for future in as_completed(futures):
-            outcome = future.result()
-            if outcome.error:
-                display.print(f"{outcome.experiment} failed: {outcome.error}")
-                failed[outcome.experiment] = outcome.error
-                record_failure(outcome.experiment, outcome.error)
-            display.finish(outcome.experiment)
+        waiting = {executor.submit(plan, params.run_options(name)) for name, plan in plans.items()}
+        while waiting:
+            # With a time-out, since a signal that another thread gets does not end this thread's
+            # wait: the system chooses another one where this is stopped by Ctrl-Z.
+            done, waiting = wait(waiting, 1, FIRST_COMPLETED)
+            for outcome in (future.result() for future in done):
+                if outcome.error:
+                    display.print(f"{outcome.experiment} failed: {outcome.error}")
+                    failed[outcome.experiment] = outcome.error
+                    record_failure(outcome.experiment, outcome.error)
+                display.finish(outcome.experiment)
     return failed

@@ -3,15 +3,14 @@
 DVC removes outputs before an experiment runs. A W&B run has another identity each time.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import sha256, write_json, write_text
+from pipeline.files import read_json, sha256, write_json, write_text
 
 
 class RunLocation(TypedDict, total=False):
@@ -23,10 +22,11 @@ class RunLocation(TypedDict, total=False):
 
 @contextmanager
 def recording_failure(experiment: str) -> Iterator[None]:
-    """Records the exception with which the block ends, after removing an earlier record."""
-    _failure_file(experiment).unlink(missing_ok=True)
+    """Records the exception with which the block ends; a success removes the record."""
+    record_failure(experiment, "It was killed, or it is running now.")
     try:
         yield
+        _failure_file(experiment).unlink(missing_ok=True)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, UserError):
@@ -58,9 +58,7 @@ def record_run(image: Path, location: RunLocation) -> None:
 
 def read_run(image: Path) -> RunLocation:
     """Returns where the W&B run is that made a picture; empty if that is not known."""
-    file = _run_file(image)
-    location: RunLocation = json.loads(file.read_bytes()) if file.is_file() else {}
-    return location
+    return cast(RunLocation, read_json(_run_file(image)))
 
 
 def _failure_file(experiment: str) -> Path:

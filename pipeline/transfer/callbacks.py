@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from pipeline.files import naming
+from pipeline.files import naming, own_folder, write_text
 from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
@@ -56,14 +56,12 @@ class History(pl.Callback):
         self.pending: list[tuple[int, int, torch.Tensor]] = []
 
     def on_fit_start(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        _intermediate(self.folder, 0).parent.mkdir(parents=True, exist_ok=True)
         self.columns = ["evaluation", "iteration", *module.objective.names, "gradient_norm"]
         if module.run.total_evaluations:
             return
         remove_intermediates(self.folder)
         module.run.files.append(HISTORY_FILE)
-        with naming(self.path), self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
+        write_text(self.path, ",".join(["stage", *self.columns]) + "\n")
 
     def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
         row = torch.stack([*module.losses.values(), total(module.gradient.square()).sqrt()])
@@ -97,6 +95,9 @@ class History(pl.Callback):
         self.convergence.observe(rows)
         rows = [row for row in rows if all(map(math.isfinite, row.values()))]
         phase = module.run.phase
+        if self.path.is_symlink() or self.path.stat().st_nlink > 1:
+            # DVC has put a file of its cache in place of the one that this run began.
+            raise FileNotFoundError(errno.ENOENT, "the file was replaced", str(self.path))
         with naming(self.path), self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(0, os.SEEK_END)
             writer = csv.writer(file, lineterminator="\n")
@@ -178,8 +179,10 @@ def log_again(logger: Logger, folder: Path) -> None:
 
 
 def remove_intermediates(folder: Path) -> None:
-    """Removes the intermediate images of an earlier run, or of the part of a run that is lost."""
-    for picture in _intermediate(folder, 0).parent.glob("*.png"):
+    """Empties the folder of intermediate images, of an earlier run or the lost part of a run."""
+    intermediates = _intermediate(folder, 0).parent
+    own_folder(intermediates)
+    for picture in intermediates.glob("*.png"):
         picture.unlink()
 
 

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from pipeline.files import naming
+from pipeline.files import replacing
 from pipeline.records.checkpoints import Checkpoints
 from pipeline.transfer.callbacks import History, log_again, remove_intermediates
 from pipeline.transfer.module import StyleTransfer
@@ -86,29 +86,40 @@ class Checkpointing(pl.Callback):
             "optimizer": optimizers[0].state_dict() if optimizers else {},
             "callbacks": {each.state_key: each.state_dict() for each in callbacks},
         }
-        files = {name: self.history.folder / name for name in module.run.files}
+        files = {name: (self.history.folder / name).read_bytes() for name in module.run.files}
         try:
             self.checkpoints.save(state, module.run.total_evaluations, files)
-        except FileNotFoundError:
-            raise
         except (OSError, RuntimeError) as error:
-            print(f"no checkpoint could be written ({error}): the run goes on without")
+            file = getattr(error, "filename", None) or self.checkpoints.folder
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            print(f"{file}: no checkpoint could be written ({reason}). The run goes on without")
         end = time.monotonic()
         pause = max(self.every, (end - begin) / MAX_TIME_SHARE) if self.every else 0.0
         self.next_save = end + pause
 
 
-def load_state(checkpoints: Checkpoints, folder: Path, logger: Logger) -> dict[str, Any] | None:
-    """Returns the newest checkpoint's state, or None; restores its files and logs them again."""
+def load_state(
+    checkpoints: Checkpoints, folder: Path, logger: Logger, notes: list[str]
+) -> dict[str, Any] | None:
+    """Returns the newest checkpoint's state, or None; restores its files and logs them again.
+
+    Damaged checkpoints are noted in the state, or in ``notes`` if there is none.
+    """
     checkpoint = checkpoints.load()
+    if checkpoint is not None:
+        notes = checkpoint.state["run"]["notes"]
+    then = "began anew" if checkpoint is None else "went on from the one before"
+    notes += [
+        f"The checkpoint after evaluation {evaluations} was damaged: the run {then}"
+        for evaluations in checkpoints.damaged[-1:]
+    ]
     if checkpoint is None:
         return None
+    checkpoint.state["run"]["files"] = list(checkpoint.files)
     remove_intermediates(folder)
     for name, content in checkpoint.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path):
-            path.write_bytes(content)
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
     log_again(logger, folder)
     return checkpoint.state
 

@@ -72,7 +72,7 @@ class PhasedRun:
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
         phases = phases_of(self.settings)
-        saved = load_state(self.run.checkpoints, self.folder, self.logger)
+        saved = load_state(self.run.checkpoints, self.folder, self.logger, self.state.notes)
         if saved is not None:
             self.state = RunState(**saved["run"])
             print(f"{self.name}: goes on after evaluation {self.state.total_evaluations}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,14 @@ def test_plan_of_another_version_is_refused(params: Any) -> None:
     content["settings"]["no_such_setting"] = 1
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match=r"first\.json was written by another version"):
+        read_plan("first")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda _: b"", lambda _: b"\xff"])
+def test_damaged_plan_is_refused(damage: Callable[[bytes], bytes], params: Any) -> None:
+    file = paths.plan("first")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"first\.json was written by another .*, or is damaged"):
         read_plan("first")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,8 +198,13 @@ def test_training_lowers_the_loss(build: Callable[..., DistillationModule], tmp_
     assert {f"residual_{name}" for name in SMALL_LAYERS} < set(rows[0])
 
 
+@pytest.mark.parametrize("damaged", [False, True])
 def test_interrupted_training_ends_as_an_uninterrupted_one(
-    build: Callable[..., DistillationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: bool,
+    build: Callable[..., DistillationModule],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     changes = {"epochs": 4, "optimised": 0.5, "plain_epochs": 2}
     whole = build(**changes)
@@ -218,8 +224,13 @@ def test_interrupted_training_ends_as_an_uninterrupted_one(
     monkeypatch.setattr(interrupted.data, "epoch", epoch_until_the_last)
     with pytest.raises(KilledError):
         train(interrupted, tmp_path / "interrupted", None)
+    last = tmp_path / "interrupted/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= damaged
+    last.write_bytes(content)
     resumed = build(**changes)
     assert train(resumed, tmp_path / "interrupted", None) == curve
+    assert (f"{last} is damaged" in capsys.readouterr().out) == damaged
     for name, tensor in whole.student.weights().items():
         assert torch.equal(tensor, resumed.student.weights()[name]), name
 
@@ -239,6 +250,17 @@ def test_stage_writes_a_network_its_record_and_its_curve(
     before = output.read_bytes()
     distil(read_params(), output)
     assert output.read_bytes() == before
+
+
+def test_training_is_run_by_one_process(
+    section: Callable[..., None], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = workspace / "small.safetensors"
+    monkeypatch.setattr(
+        "pipeline.distillation.training.train", lambda *_: distil(read_params(), output)
+    )
+    with pytest.raises(UserError, match=f"this training is being run by process {os.getpid()}"):
+        distil(read_params(), output)
 
 
 def test_missing_section_and_missing_pictures_are_named(

@@ -85,6 +85,12 @@ def test_results_of_an_earlier_version_of_the_project_are_not_current() -> None:
     assert not has_current_results("first")
 
 
+@pytest.mark.parametrize("content", [b"", b'{"plan": "00', b"[]", b"\xff"])
+def test_results_whose_record_is_damaged_are_not_current(content: bytes) -> None:
+    (paths.EXPERIMENTS / "first" / "provenance.json").write_bytes(content)
+    assert not has_current_results("first")
+
+
 def test_results_are_checked_without_torch() -> None:
     code = "import sys, pipeline.experiments.results; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

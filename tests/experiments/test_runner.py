@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +53,27 @@ def wait_until(condition: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
-def begin(project: Project) -> subprocess.Popen[bytes]:
-    """Starts a run of two experiments that never end, and waits until both have a checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "run", "--jobs", "2"],
+@contextmanager
+def begin(
+    project: Project, shell: str = "", **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a run of two experiments that never end, and waits until both have a checkpoint.
+
+    ``shell`` are commands of the shell that starts it.
+    """
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"{shell} exec '{sys.executable}' -m pipeline run --jobs 2"],
         cwd=project.folder,
-        env=project.environment,
+        env=project.environment | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # what is sent to it is not sent to pytest
-    )
-    wait_for_checkpoints(project)
-    return process
+    ) as process:
+        try:
+            wait_for_checkpoints(project)
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for_checkpoints(project: Project) -> None:
@@ -149,6 +160,156 @@ def test_workers_end_with_a_runner_that_is_stopped(
     assert not any(worker.is_running() for worker in workers)
 
 
+def test_workers_live_in_the_limits_of_their_caller(tmp_path: Path, params: dict[str, Any]) -> None:
+    """Nothing stands between a runner and its workers: they are its children."""
+    params["defaults"]["evaluations"] = 1_000_000
+    project = Project.new(tmp_path, params)
+    limits = {"n": (psutil.RLIMIT_NOFILE, 777), "t": (psutil.RLIMIT_CPU, 9_000)}
+    shell = "".join(f"ulimit -{flag} {limit};" for flag, (_, limit) in limits.items())
+    with begin(project, shell, FROM_THE_CALLER="yes") as process:
+        workers = workers_of(process)
+        assert len(workers) == 2
+        for worker in workers:
+            assert [worker.rlimit(kind) for kind, _ in limits.values()] == [
+                (777, 777),
+                (9_000, 9_000),
+            ]
+            assert worker.cwd() == str(tmp_path)
+            assert worker.environ()["FROM_THE_CALLER"] == "yes"
+            assert os.getpgid(worker.pid) == os.getpgid(process.pid) == process.pid
+            assert os.getsid(worker.pid) == process.pid
+            assert not [each for each in worker.net_connections() if each.status == "LISTEN"]
+        os.killpg(process.pid, signal.SIGSTOP)  # as Ctrl-Z, but for no terminal
+        everyone = [psutil.Process(process.pid), *workers]
+        wait_until(lambda: all(each.status() == psutil.STATUS_STOPPED for each in everyone))
+        os.killpg(process.pid, signal.SIGCONT)
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not any(worker.is_running() for worker in workers)
+
+
+def start(project: Project, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "run", "--jobs", "2"],
+            cwd=project.folder,
+            env=project.environment,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def test_second_runner_waits_for_the_first(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["defaults"]["evaluations"] = 600
+    project = Project.new(tmp_path / "project", params)
+    logs = tmp_path / "first.log", tmp_path / "second.log"
+    first = start(project, logs[0])
+    lock = project.folder / "data/status/_runner.lock"
+    wait_until(lambda: lock.is_file() and lock.read_text() == str(first.pid))
+    second = start(project, logs[1])
+    assert [first.wait(300), second.wait(300)] == [0, 0]
+    texts = [log.read_text() for log in logs]
+    assert [text.count(": total loss ") for text in texts] == [2, 0]
+    assert f"process {first.pid} computes the experiments here: waits for its end" in texts[1]
+    assert "error" not in "".join(texts).lower()
+
+
+def test_lock_of_a_killed_runner_is_free(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["defaults"]["evaluations"] = 1_000_000
+    project = Project.new(tmp_path, params)
+    with begin(project) as process:
+        process.kill()
+    project.change(lambda p: p["defaults"].update(evaluations=6))
+    text = run(project)
+    assert "waits for its end" not in text
+    assert text.count(": total loss ") == 2
+
+
+HOLD_REPOSITORY = (
+    "import sys; from dvc.repo import Repo\n"
+    "with Repo().lock: print('held', flush=True); sys.stdin.read()"
+)
+HOLD_OUTPUT = (
+    "import sys; from dvc.repo import Repo; from dvc.rwlock import rwlock; repo = Repo()\n"
+    "with rwlock(repo.tmp_dir, repo.fs, 'dvc repro', [], ['{}/data/images'], False):\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.parametrize("code", [HOLD_REPOSITORY, HOLD_OUTPUT], ids=["repository", "output"])
+def test_runner_waits_for_dvc_in_another_process(
+    code: str, tmp_path: Path, params: dict[str, Any]
+) -> None:
+    """As for `dvc gc` or a stage that `dvc repro` runs."""
+    project = Project.new(tmp_path / "project", params)
+    log = tmp_path / "log"
+    with subprocess.Popen(
+        [sys.executable, "-c", code.format(project.folder)],
+        cwd=project.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        process = start(project, log)
+        sentence = f"DVC is in use here by process {other.pid}: waits for its end"
+        wait_until(lambda: sentence in log.read_text())
+        other.communicate(b"")
+    assert process.wait(300) == 0
+    text = log.read_text()
+    assert text.count(": total loss ") == 2
+    assert text.count("waits for its end") == 1
+    assert not re.search("rwlock|remove|Unable to acquire|pictures|troubleshooting", text)
+
+
+def test_failure_that_is_no_missing_picture_is_not_called_one(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["backbone"]["weights"] = "lost.pth"
+    text = run(Project.new(tmp_path, params), check=False)
+    assert "error: lost.pth: there is no file" in text
+    assert "error: DVC: failed to reproduce 'backbone'" in text
+    assert "picture" not in text
+
+
+def test_result_that_was_edited_is_not_taken_for_the_result(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    project = Project.new(tmp_path, params)
+    run(project)
+    edited = [history(project, "first"), history(project, "second").parent / "image.png"]
+    before = [file.read_bytes() for file in edited]
+    for file in edited:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.unlink()
+        file.write_bytes(content)
+    assert "to compute" not in run(project)
+    assert [file.read_bytes() for file in edited] == before
+    assert project.repro() == set()
+
+
+def test_experiment_that_is_run_by_hand_meanwhile_is_not_disturbed(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    params["defaults"]["evaluations"] = 3000
+    project = Project.new(tmp_path, params)
+    project.dvc("repro", "backbone")
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.stylize", "first"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+    ) as by_hand:
+        wait_until(lambda: rows(project, "first") > 100)
+        text = run(project, check=False)
+        assert f"experiment 'first' is being run by process {by_hand.pid}" in text
+        assert by_hand.wait(300) == 0
+    text = run(project)
+    assert "to compute" not in text
+    assert rows(project, "first") == rows(project, "second") == 3001
+
+
 def test_runner_that_is_killed_leaves_no_worker_and_the_next_goes_on(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
@@ -183,14 +344,7 @@ def test_worker_that_is_killed_fails_its_experiment_and_no_other(
     params["defaults"]["evaluations"] = 3000
     project = Project.new(tmp_path, params)
     log = tmp_path / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "run", "--jobs", "2"],
-            cwd=project.folder,
-            env=project.environment,
-            stdout=output,
-            stderr=output,
-        )
+    process = start(project, log)
     wait_for_checkpoints(project)
     os.kill(workers_of(process)[0].pid, signal.SIGKILL)
     assert process.wait(180) == 1

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,10 @@ from test_stylize import outputs
 
 from pipeline import paths
 from pipeline.errors import UserError, explaining_the_disk
+from pipeline.records.checkpoints import Checkpoints
 from pipeline.records.status import read_failure
 from pipeline.stages.stylize import stylize
-from pipeline.transfer.callbacks import Progress
+from pipeline.transfer.callbacks import History, Progress
 from pipeline.transfer.module import StyleTransfer
 
 EVALUATIONS = 24
@@ -56,6 +61,17 @@ def at_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, happening: Any) 
             happening()
 
     monkeypatch.setattr(Progress, "on_train_batch_end", happen)
+
+
+@contextmanager
+def a_disk_with_room_for(size: int) -> Iterator[None]:
+    """Has the system refuse to write more bytes than this into any file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +122,48 @@ def test_run_whose_output_cannot_be_written_fails_and_continues_later(
     check_that_it_continues(capsys, expected)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_history_on_a_full_disk_is_named(expected: dict[str, bytes]) -> None:
-    FOLDER.mkdir()
-    (FOLDER / "history.csv").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"first/history.csv: the disk is full. Make room and run"):
-        stylize("first")
-    (FOLDER / "history.csv").unlink()
+def test_history_on_a_full_disk_is_named(
+    expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files is a disk that is full as soon as the history is this long."""
+    honest = History.flush
+
+    def full(self: History, *arguments: Any) -> None:
+        with a_disk_with_room_for(len(expected["history.csv"]) // 2):
+            honest(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "flush", full)
+        with pytest.raises(OSError, match=r"File too large: '.*first/history.csv'"):
+            stylize("first")
     stylize("first")
     assert outputs("first") == expected
+
+
+@pytest.mark.parametrize("room", [0, 100, 5_000, 40_000])
+def test_full_disk_prevents_the_checkpoint_but_not_the_run(
+    room: int,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    honest = Checkpoints.save
+
+    def full(self: Checkpoints, *arguments: Any) -> None:
+        with a_disk_with_room_for(room):
+            honest(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    stylize("first")
+    said = capsys.readouterr().out
+    assert re.search(
+        r"/data/checkpoints/first-[0-9a-f]{16}-0000001.pt: no checkpoint could be written "
+        r"\(File too large\). The run goes on without\n",
+        said,
+    )
+    assert "enforce" not in said
+    assert outputs("first") == expected
+    assert not list(Path("data/checkpoints").iterdir())
 
 
 def test_continuing_on_a_full_disk_fails_and_works_later(

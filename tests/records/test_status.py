@@ -59,3 +59,22 @@ def test_run_is_found_by_its_picture_and_by_no_other(
     assert read_run(image) == where
     image.write_bytes(b"others")
     assert read_run(image) == {}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"sync": "wandb sy', b"\xff\x00", b"null", b"[" * 99_999]
+)
+def test_half_written_record_of_a_run_is_none(content: bytes, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(b"pixels")
+    record_run(image, {"sync": "wandb sync wandb/offline-run-1"})
+    (record,) = (tmp_path / "data/status/runs").iterdir()
+    record.write_bytes(content)
+    assert read_run(image) == {}
+
+
+def test_run_that_is_killed_leaves_a_record() -> None:
+    """Nothing of it runs after SIGKILL."""
+    with recording_failure("a"):
+        assert read_failure("a") == "It was killed, or it is running now."
+    assert read_failure("a") == ""

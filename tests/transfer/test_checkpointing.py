@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from pipeline import paths
 from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
 from pipeline.losses.objective import Objective
-from pipeline.records.checkpoints import Checkpoints, sole_run
+from pipeline.records.checkpoints import Checkpoints, read_checked, write_checked
 from pipeline.records.identity import identify
+from pipeline.records.locks import sole_run
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.callbacks import Progress, Refinement
 from pipeline.transfer.convergence import Convergence, StopReason
@@ -134,42 +137,204 @@ def test_run_with_changed_settings_begins_anew(
     assert [row["evaluation"] for row in history("first")] == list(range(1, EVALUATIONS + 1))
 
 
-def test_previous_checkpoint_is_used_if_the_newest_is_damaged(
+def flip_a_bit(content: bytearray) -> None:
+    content[len(content) * 2 // 3] ^= 1
+
+
+def zero_a_sector(content: bytearray) -> None:
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)
+
+
+def cut_short(content: bytearray) -> None:
+    del content[-1]
+
+
+def empty(content: bytearray) -> None:
+    content.clear()
+
+
+def lose_the_hash(content: bytearray) -> None:
+    content[:32] = bytes(32)
+
+
+@pytest.mark.parametrize("left", [1, 0])
+@pytest.mark.parametrize("damage", [flip_a_bit, zero_a_sector, cut_short, empty, lose_the_hash])
+def test_damaged_checkpoint_is_noticed_and_noted(
+    damage: Callable[[bytearray], None],
+    left: int,
     prepared: Path,
     weights_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The run goes on from the one before, or begins anew where none is ``left``."""
     write_settings(weights_file)
     stylize("first")
     expected = outputs("first")
     run_stopped_at(monkeypatch, 9)
-    newest = Path("data/checkpoints") / checkpoint_files()[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    for name in checkpoint_files()[left:]:
+        newest = Path("data/checkpoints") / name
+        content = bytearray(newest.read_bytes())
+        damage(content)
+        newest.write_bytes(content)
     stylize("first")
     said = capsys.readouterr().out
     assert f"{newest.resolve()} is damaged" in said
-    assert "goes on after evaluation" in said
-    assert outputs("first") == expected
+    assert ("goes on after evaluation 7" in said) == left
+    actual = outputs("first")
+    then = "went on from the one before" if left else "began anew"
+    note = f"The checkpoint after evaluation {8 if left else 7} was damaged: the run {then}"
+    assert note in json.loads(actual.pop("status.json"))["notes"]
+    expected.pop("status.json")
+    assert actual == expected
+    assert checkpoint_files() == []
 
 
-def test_full_disk_prevents_the_checkpoint_but_not_the_run(
+def test_every_flipped_bit_is_noticed(workspace: Path) -> None:
+    checkpoints = Checkpoints("first", 16 * "a")
+    state = {"x": torch.arange(40.0), "y": [1, "two", None]}
+    checkpoints.save(state, 5, {"history.csv": b"stage\n"})
+    (file,) = Path("data/checkpoints").iterdir()
+    honest = file.read_bytes()
+    for index in range(len(honest)):
+        damaged = bytearray(honest)
+        damaged[index] ^= 1 << index % 8
+        file.write_bytes(damaged)
+        assert checkpoints.load() is None, index
+        assert not file.exists()
+    file.write_bytes(honest)
+    assert checkpoints.load() is not None
+
+
+def test_checkpoint_under_the_name_of_another_is_noticed(workspace: Path) -> None:
+    checkpoints, others = (Checkpoints("first", 16 * key) for key in "ab")
+    checkpoints.save({"x": 5}, 5, {})
+    checkpoints.save({"x": 9}, 9, {})
+    others.save({"x": 0}, 9, {})
+    folder = Path("data/checkpoints")
+    shutil.copyfile(
+        folder / f"{others.prefix}0000009.pt", folder / f"{checkpoints.prefix}0000009.pt"
+    )
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.state == {"x": 5}
+
+
+HOSTILE = [
+    "../../x",
+    "/tmp/x",
+    "image.png",
+    "../first/history.csv",
+    "history.csv/../../x",
+    "history.csv\n",
+    "intermediates/../../x.png",
+    "intermediates/1.png",
+    "intermediates/00001.png/x",
+    "intermediates/０0001.png",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_checkpoint_with_files_that_no_run_writes_is_not_taken(
+    name: str, prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(weights_file)
+    run_stopped_at(monkeypatch, 9)
+    for file in map(Path("data/checkpoints").joinpath, checkpoint_files()):
+        saved = read_checked(file)
+        saved["files"][name] = torch.zeros(3, dtype=torch.uint8)
+        saved["state"]["run"]["files"].append(name)
+        write_checked(saved, file)
+    before = {path for path in prepared.rglob("*") if not path.is_relative_to(prepared / "wandb")}
+    stylize("first")
+    after = {path for path in prepared.rglob("*") if not path.is_relative_to(prepared / "wandb")}
+    assert {path.name for path in after - before} <= {
+        "00014.png", "image.png", "metrics.json", "provenance.json", "status.json", "runs",
+        *(path.name for path in (prepared / "data/status/runs").iterdir()),
+    }  # fmt: skip
+    notes = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())["notes"]
+    assert notes == ["The checkpoint after evaluation 7 was damaged: the run began anew"]
+
+
+def test_checkpoint_does_not_name_the_files_that_the_next_one_holds(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be read from anywhere, and be written back by the run after."""
+    write_settings(weights_file)
+    run_stopped_at(monkeypatch, 9)
+    (prepared / "secret").write_text("secret")
+    newest = Path("data/checkpoints") / checkpoint_files()[-1]
+    saved = read_checked(newest)
+    saved["state"]["run"]["files"].append("../../../secret")
+    write_checked(saved, newest)
+    run_stopped_at(monkeypatch, 12)
+    saved = read_checked(Path("data/checkpoints") / checkpoint_files()[-1])
+    assert set(saved["files"]) == {
+        "history.csv",
+        "intermediates/00001.png",
+        "intermediates/00007.png",
+    }
+
+
+def test_checkpoint_that_runs_code_is_not_taken(workspace: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return os.mkdir, ("hostile",)
+
+    write_checked(
+        {"state": Hostile(), "files": {}}, Path(f"data/checkpoints/a-{16 * 'a'}-0000005.pt")
+    )
+    assert Checkpoints("a", 16 * "a").load() is None
+    assert not Path("hostile").exists()
+
+
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("place", ["", "intermediates", "history.csv", "intermediates/00001.png"])
+def test_nothing_is_written_or_removed_through_a_symbolic_link(
+    place: str,
+    continued: bool,
     prepared: Path,
     weights_file: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_settings(weights_file)
     stylize("first")
     expected = outputs("first")
-
-    def full(*_: Any) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("pipeline.records.checkpoints.torch.save", full)
+    if continued:
+        run_stopped_at(monkeypatch, 9)
+    target, link = prepared / "precious", paths.EXPERIMENTS / "first" / place
+    shutil.move(link, target)
+    link.symlink_to(target)
+    files = [target] if target.is_file() else [*filter(Path.is_file, target.rglob("*"))]
+    before = {file: file.read_bytes() for file in files}
     stylize("first")
-    assert "no checkpoint could be written (No space left on device)" in capsys.readouterr().out
     assert outputs("first") == expected
+    assert {file: file.read_bytes() for file in files} == before
+    assert not link.is_symlink()
+
+
+def test_history_that_dvc_replaced_by_a_link_to_its_cache_is_not_written(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `dvc commit` and `dvc checkout` in another terminal do during a run."""
+    write_settings(weights_file)
+    record, cache = paths.EXPERIMENTS / "first/history.csv", prepared / "cache"
+
+    def link(self: Progress, trainer: Any, module: StyleTransfer, *_: Any) -> None:
+        if module.run.evaluations == 9:
+            os.link(record, cache)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_train_batch_end", link)
+        with pytest.raises(
+            UserError, match=r"history.csv: it is not there.* \(the file was replaced"
+        ):
+            stylize("first")
+    before = cache.read_bytes()
+    stylize("first")
+    assert cache.read_bytes() == before
 
 
 def test_slow_checkpoints_are_written_less_often(
@@ -232,7 +397,7 @@ def test_run_interrupted_after_its_last_step_is_complete_in_wandb(
 
 @pytest.mark.parametrize(
     ("days", "left"),
-    [(0, "changed part other own"), (2, "other own"), (40, "own")],
+    [(0, "changed lock part other own"), (2, "other own"), (40, "own")],
 )
 def test_old_checkpoints_of_other_runs_are_removed(days: float, left: str, workspace: Path) -> None:
     folder = Path("data/checkpoints")
@@ -241,6 +406,7 @@ def test_old_checkpoints_of_other_runs_are_removed(days: float, left: str, works
         "changed": f"first-{16 * 'b'}-0000005.pt",
         "part": f".first-{16 * 'b'}-0000007.pt.12.part",
         "other": f"first-2-{16 * 'a'}-0000005.pt",
+        "lock": f"first-{16 * 'b'}-lock",
     }
     folder.mkdir(parents=True)
     for name in files.values():
@@ -257,6 +423,77 @@ def test_finished_run_leaves_no_partly_written_checkpoint(workspace: Path) -> No
     Path(f"data/checkpoints/.first-{16 * 'a'}-0000007.pt.12.part").touch()
     checkpoints.remove()
     assert not list(Path("data/checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_clock_that_is_set_back_or_forward_changes_no_order(years: int, workspace: Path) -> None:
+    checkpoints = Checkpoints("first", 16 * "a")
+    for evaluations in (10, 20, 30):
+        checkpoints.save({"x": evaluations}, evaluations, {})
+        time_of_it = time.time() + (years * 365 * 86_400 if evaluations < 30 else 0)
+        for file in Path("data/checkpoints").glob(f"*{evaluations}.pt"):
+            os.utime(file, 2 * (time_of_it,))
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.state == {"x": 30}
+    assert len(checkpoint_files()) == 2
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_checkpoints_of_a_run_that_goes_on_are_never_old(days: float, workspace: Path) -> None:
+    """They look old after the clock was set forward, and newer than now after it was set back."""
+    others = Checkpoints("second", 16 * "b")
+    with others.reserved():
+        others.save({"x": 1}, 5, {})
+        for file in Path("data/checkpoints").iterdir():
+            os.utime(file, 2 * (time.time() - days * 86_400,))
+        Checkpoints("first", 16 * "a").remove_old_ones_of_others()
+        assert others.load() is not None
+
+
+def test_checkpoints_belong_to_the_process_that_computes(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same experiment may run in two workspaces, which share the folder of checkpoints."""
+    checkpoints, others = (Checkpoints("first", 16 * "a") for _ in range(2))
+    folder = Path("data/checkpoints")
+    with checkpoints.reserved():
+        checkpoints.save({"x": 5}, 5, {})
+        part = folder / f".{checkpoints.prefix}0000006.pt.1.part"
+        part.touch()
+        before = set(folder.iterdir())
+        with others.reserved():
+            said = capsys.readouterr().out
+            assert f"process {os.getpid()} computes the same elsewhere" in said
+            assert others.load() is None
+            others.save({"x": 7}, 7, {})
+        assert set(folder.iterdir()) == before
+    assert not list(folder.iterdir())
+
+
+def test_lock_of_a_killed_run_is_free(workspace: Path) -> None:
+    code = (
+        "import os, signal; from pipeline.records.checkpoints import Checkpoints\n"
+        "checkpoints = Checkpoints('first', 16 * 'a')\n"
+        "with checkpoints.reserved():\n"
+        "    checkpoints.save({'x': 5}, 5, {}); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    checkpoints = Checkpoints("first", 16 * "a")
+    with checkpoints.reserved():
+        loaded = checkpoints.load()
+        assert loaded is not None
+        assert loaded.state == {"x": 5}
+    assert not list(Path("data/checkpoints").iterdir())
+
+
+def test_run_that_fails_keeps_its_checkpoints_and_no_lock(workspace: Path) -> None:
+    checkpoints = Checkpoints("first", 16 * "a")
+    checkpoints.save({"x": 5}, 5, {})
+    with contextlib.suppress(StopError), checkpoints.reserved():
+        raise StopError
+    assert [file.name for file in Path("data/checkpoints").iterdir()] == checkpoint_files() != []
 
 
 def test_checkpoints_after_damaged_ones_are_kept(workspace: Path) -> None:

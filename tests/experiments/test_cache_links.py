@@ -1,0 +1,50 @@
+"""Where outputs are links into DVC's cache, no stage writes through them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import save_picture, tiny_params
+from projects import Project
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_stages_that_are_run_by_hand_leave_the_cache_as_it_is(
+    kind: str, tmp_path: Path, weights_file: Path
+) -> None:
+    params: Any = tiny_params(weights_file)
+    params["tracking"] = {"mode": "disabled"}
+    params["images"]["mine"] = {"source": "data/own/mine.png"}
+    params["experiments"]["second"]["style"] = "mine"
+    project = Project.new(tmp_path, params)
+    save_picture(tmp_path / "data/own/mine.png")
+    project.dvc("config", "cache.type", kind)
+    project.dvc("repro")
+    outputs = [path for name in ("data", "reports") for path in (tmp_path / name).rglob("*.*")]
+    linked = {
+        path.relative_to(tmp_path)
+        for path in outputs
+        if path.is_symlink() or path.stat().st_nlink > 1
+    }
+    assert {path.parts[1] for path in linked} >= {"plan", "images", "backbone", "experiments"}
+    assert {Path("data/experiments/first/history.csv"), Path("reports/index.html")} <= linked
+    before = contents(tmp_path / ".dvc/cache")
+    save_picture(tmp_path / "data/own/mine.png", (40, 40))
+    project.change(lambda p: p["defaults"].update(evaluations=8, size=40))
+    project.change(lambda p: p["backbone"].update(pooling="max"))
+    project.change(lambda p: p["figures"]["both"].update(title="Others"))
+    for stage in ("fetch", "plan", "backbone"):
+        project.python(f"pipeline.stages.{stage}")
+    for name in ("first", "second"):
+        project.python("pipeline.stages.stylize", name)
+    project.python("pipeline.stages.report")
+    assert contents(tmp_path / ".dvc/cache") == before
+    history = tmp_path / "data/experiments/first/history.csv"
+    assert history.read_text().count("\n") == 9
+    assert "Others" in (tmp_path / "reports/index.html").read_text()
