@@ -131,15 +131,18 @@ class Figure(Section):
 
 
 class Tracking(Section):
-    """Options of Weights & Biases. They decide no result, and a change re-runs nothing."""
+    """Options of Weights & Biases. They decide no result, and a change re-runs nothing.
+
+    None leaves an option to W&B's variables, and to the default of ``records.tracking``.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "style-transfer"
+    project: str | None = None
     entity: str | None = None
     group: str | None = None
-    tags: list[str] = []
-    init_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
-    finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+    tags: list[str] | None = None
+    init_timeout: Annotated[float, Field(gt=0, le=600)] | None = None
+    finish_timeout: Annotated[float, Field(gt=0, le=600)] | None = None
 
 
 def _check_distilled_layers(layers: dict[str, float]) -> dict[str, float]:
