@@ -6,8 +6,9 @@ override PYTHON := $(value PYTHON)
 override WEIGHTS := $(value WEIGHTS)
 override JOBS := $(value JOBS)
 export PYTHON WEIGHTS JOBS
-# The commands in dvc.yaml say `python`: the one of the environment.
-export PATH := $(abspath $(BIN)):$(PATH)
+# The environment's Python. The commands in dvc.yaml say `python`, and must find it too. GNU make
+# 3.81, that of macOS, does not pass an exported PATH on to all commands.
+RUN    := PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m
 
 .PHONY: help install repro paper test lint distil clean
 
@@ -19,28 +20,28 @@ help:     ## list the targets
 install: $(VENV)/installed  ## install everything into .venv
 
 repro: $(VENV)/installed    ## compute the experiments that have changed, and the report
-	$(if $(WEIGHTS),python -m pipeline preset weights -- "$$WEIGHTS")
-	python -m pipeline run $(if $(JOBS),--jobs="$$JOBS")
+	$(if $(WEIGHTS),$(RUN) pipeline preset weights -- "$$WEIGHTS")
+	$(RUN) pipeline run $(if $(JOBS),--jobs="$$JOBS")
 
 paper: $(VENV)/installed    ## the figures with the paper's pictures, VGG-19 and 512 pixels: changes params.yaml
-	python -m pipeline preset paper
+	$(RUN) pipeline preset paper
 	$(MAKE) repro
 
 test: lint                  ## lint, check types, test
-	python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed     ## check style, formatting, types and the layers of imports
-	ruff check
-	ruff format --check
-	mypy
-	lint-imports --no-cache
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 distil: $(VENV)/installed   ## teach the small network anew, as params.yaml says (100 minutes)
-	python -m pipeline.stages.distil
+	$(RUN) pipeline.stages.distil
 
-clean:                      ## remove all results; the environment and DVC's cache stay
+clean:                      ## remove all results, also W&B runs that were not uploaded; not DVC's cache
 	rm -rf data/plan data/images data/backbone data/experiments data/status data/checkpoints
-	rm -rf data/downloads data/distillation benchmarks/runs
+	rm -rf data/downloads data/distillation benchmarks/runs wandb
 	find reports -mindepth 1 ! -name README.md -delete
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
@@ -48,5 +49,5 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	"$$PYTHON" -m venv $(VENV)
-	python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -34,8 +34,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def _no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keeps a developer's own W&B account and DVC environment out of the tests."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "DVC_ROOT", "DVC_EXP_NAME"):
-        monkeypatch.delenv(name, raising=False)
+    # Set first, so that what a test leaves in the environment goes with the test.
+    names = {"WANDB_CACHE_DIR", "WANDB_DATA_DIR", "DVC_ROOT", "DVC_EXP_NAME"}
+    for name in names.union(name for name in os.environ if name.startswith("WANDB_")):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 
 

@@ -144,15 +144,18 @@ _Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Tracking(Section):
-    """Options of Weights & Biases. They decide no result, and a change re-runs nothing."""
+    """Options of Weights & Biases. They decide no result, and a change re-runs nothing.
+
+    None leaves an option to W&B's variables, and to the default of ``records.tracking``.
+    """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: _Project = "style-transfer"
+    project: _Project | None = None
     entity: _Owner | None = None
     group: _Owner | None = None
-    tags: Annotated[list[_Tag], Field(max_length=100)] = []
-    init_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
-    finish_timeout: Annotated[float, Field(gt=0, le=600)] = 15.0
+    tags: Annotated[list[_Tag], Field(max_length=100)] | None = None
+    init_timeout: Annotated[float, Field(gt=0, le=600)] | None = None
+    finish_timeout: Annotated[float, Field(gt=0, le=600)] | None = None
 
 
 def _check_distilled_layers(layers: dict[str, float]) -> dict[str, float]:

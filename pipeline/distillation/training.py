@@ -76,7 +76,7 @@ def distil(params: Params, output: Path) -> None:
         curve = train(module, checkpoints, WandbLogger(experiment=tracked))
         held_out = CropSampler(pictures[::HELD_OUT], settings.crop_size, (settings.seed, 0, 1))
         record["residuals"] = mean_residuals(module, held_out)
-        tracked.summary.update({"residuals": record["residuals"]})
+        tracked.summary.update({**module.curve[-1], "residuals": record["residuals"]})
     save_small(output, module.student.weights())
     record |= {"code": code_version(), "packages": package_versions()}
     write_json(output.with_suffix(".json"), record | {"device": module.device.type})

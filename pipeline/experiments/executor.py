@@ -97,7 +97,8 @@ class _Worker:
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other_end, threads), daemon=True)
+        arguments = other_end, threads, sys.orig_argv
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         other_end.close()  # so that the pipe ends when the worker does
 
@@ -124,9 +125,10 @@ def _death(exit_code: int) -> str:
     )
 
 
-def _serve(pipe: Connection, threads: int) -> None:
+def _serve(pipe: Connection, threads: int, command: list[str]) -> None:
     """Computes experiments until the pipe ends: the whole life of a worker process."""
     end_with_parent()
+    sys.orig_argv = command  # for W&B; multiprocessing does the same with sys.argv
     # An interrupt at the terminal reaches all processes. It is the runner that ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -10,7 +10,7 @@ from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
-from pipeline.files import own_folder, write_json
+from pipeline.files import own_folder, sha256, write_json
 from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture, to_tensor
 from pipeline.losses.objective import Objective
@@ -67,7 +67,13 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
             root=root,
             name=name,
             job_type="stylize",
-            config={"experiment": name, **run.description, **run.environment},
+            config={
+                "experiment": name,
+                "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
+                "code": code_version(),
+                **run.description,
+                **run.environment,
+            },
             group=options.group,
         ) as tracked,
     ):
@@ -76,7 +82,8 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         metrics = _write_results(run, result)
         image = paths.EXPERIMENTS / name / "image.png"
         ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
-        tracked.summary.update({**metrics, **ending})
+        # The hash tells which of an experiment's runs made the image.png that is there.
+        tracked.summary.update({**metrics, **ending, "result_sha256": sha256(image)})
         record_run(image, run_location(tracked, root))
 
 

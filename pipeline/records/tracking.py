@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
     from pipeline.config.schema import Tracking
 
 Mode = Literal["online", "offline", "disabled"]
-
+OTHER_NAMES = {"dryrun": "offline", "run": "online"}
+"""Values of WANDB_MODE that mean the same as one of the above."""
+NAMES_OF_ONE_RUN = "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM"
+"""Variables that would make all runs of a command overwrite each other."""
+TIMEOUT_S = 15.0
+"""How long a run waits for the server at its start and at its end, if nothing else is said."""
 MIN_FREE_MIB = 16
 """MiB that must be free for the files of a W&B run: its curves and pictures."""
 
@@ -43,36 +50,49 @@ def tracked_run(
 ) -> Iterator[Run]:
     """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
 
-    It is finished as failed if the block raises. How to upload an offline run is printed.
+    The summary holds what ``summary.update`` is given, and no last values of the curves. If the
+    block raises, the run is finished as failed, and ``end`` in its summary says whether it was
+    interrupted. How to upload an offline run is printed.
+
+    What params.yaml says is taken first, then W&B's variables and the file ``wandb/settings`` that
+    `wandb init` writes, then the arguments.
 
     Args:
         tracking: the section of params.yaml.
-        root: absolute path of the folder that gets ``wandb/``, if its disk is not full.
+        root: absolute path of the folder that gets ``wandb/``, if WANDB_DIR names no other and its
+            disk is not full. A relative WANDB_DIR begins here.
         name, job_type, config: shown in the dashboard; no secrets.
-        group: of the run, if params.yaml names none; by default one for all runs of a command,
-            DVC's experiment or the git revision.
+        group: of the run; by default one for all runs of a command, DVC's experiment or the git
+            revision.
         against: the logged value on the x axis of the curves.
 
     Raises:
         UserError: W&B refuses its settings in params.yaml or in the environment.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    group = tracking.group or group or os.environ.get("DVC_EXP_NAME")
-    run = _start(
-        tracking,
-        group=group or (code_version()["revision"] or "no-revision")[:12],
-        name=name,
-        job_type=job_type,
-        config=dict(config),
-        dir=str(_folder_with_space(root)),
-        **tracking.model_dump(include={"project", "entity", "tags"}),
-    )
-    run.define_metric(against, hidden=True)
-    run.define_metric("*", step_metric=against)
+    for variable in NAMES_OF_ONE_RUN:
+        if os.environ.pop(variable, None):
+            print(f"{variable} is not used: each experiment is a W&B run of its own")
+    folder = _folder_with_space(root / Path(os.environ.get("WANDB_DIR", "")).expanduser())
+    for kind in ("CACHE", "DATA"):  # by default both are under the user's home
+        os.environ.setdefault(f"WANDB_{kind}_DIR", str(folder / "wandb" / kind.lower()))
+    group = group or os.environ.get("DVC_EXP_NAME")
+    defaults = {
+        "project": "style-transfer",
+        "run_group": group or (code_version()["revision"] or "no-revision")[:12],
+        "run_name": name,
+        "run_job_type": job_type,
+    }
+    run = _start(tracking, defaults, config=dict(config), dir=str(folder))
+    run.define_metric(against, hidden=True, summary="none")
+    run.define_metric("*", step_metric=against, summary="none")
     safe, exit_code = _SafeRun(run), 1
     try:
         yield cast("Run", safe)
         exit_code = 0
+    except BaseException as error:
+        stopped = isinstance(error, (SystemExit, KeyboardInterrupt))
+        safe.summary.update({"end": "interrupted" if stopped else "failed"})
+        raise
     finally:
         _finish(run, exit_code, safe.incomplete)
 
@@ -84,10 +104,15 @@ def run_location(run: Run, root: Path) -> RunLocation:
     folder = Path(run.dir).parent
     if folder.is_relative_to(root):
         folder = folder.relative_to(root)
-    location: RunLocation = {"sync": f"wandb sync {folder}"}
+    location: RunLocation = {"sync": _sync_command(folder)}
     if not run.offline and run.url:
         location["url"] = run.url
     return location
+
+
+def _sync_command(folder: Path) -> str:
+    """Returns the command that uploads an offline run, for a shell."""
+    return shlex.join(["wandb", "sync", str(folder)])
 
 
 def wandb_image(picture: Image | Path, caption: str) -> Any:
@@ -121,22 +146,33 @@ class _SafeRun:
             self.incomplete = True
 
 
-def _start(tracking: Tracking, **arguments: Any) -> Run:
-    """Starts a run online if that is wanted and possible, else offline, else disabled."""
+def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) -> Run:
+    """Starts a run online if that is wanted and possible, else offline, else disabled.
+
+    ``defaults`` are fields of W&B's settings.
+    """
     # W&B reports its own errors to a server to which our time-outs do not apply.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     try:
         mode = _mode(tracking)
+        defaults = {
+            **defaults,
+            "console": "off",
+            "silent": True,
+            "init_timeout": TIMEOUT_S,
+            "finish_timeout": TIMEOUT_S,
+            "x_disable_stats": mode == "offline",
+            "x_save_requirements": False,  # it takes 0.1 s to read the metadata of all packages
+        }
+        known = wandb.Settings()
+        known.update_from_env_vars({name: value for name, value in os.environ.items() if value})
+        given = known.model_fields_set | known.read_system_settings().all().keys()
         settings = wandb.Settings(
-            console="off",
-            silent=True,
-            init_timeout=tracking.init_timeout,
-            finish_timeout=tracking.finish_timeout,
+            **{key: value for key, value in defaults.items() if key not in given} | _said(tracking),
+            program=os.environ.get("WANDB_PROGRAM") or _command(),
             finish_timeout_raises=True,
-            x_disable_stats=mode == "offline",
-            x_save_requirements=False,  # it takes 0.1 s to read the metadata of all packages
         )
         if mode == "online":
             try:
@@ -164,8 +200,27 @@ def _start(tracking: Tracking, **arguments: Any) -> Run:
         ) from error
 
 
+def _said(tracking: Tracking) -> dict[str, Any]:
+    """Returns what params.yaml says, as fields of W&B's settings."""
+    said = tracking.model_dump(exclude={"mode"}, exclude_none=True)
+    return {{"group": "run_group", "tags": "run_tags"}.get(k, k): v for k, v in said.items()}
+
+
+def _command() -> str | None:
+    """Returns the command of this process without `python` and without its arguments.
+
+    W&B records the arguments itself, but not the `-m` of a module as it was typed, and for a worker
+    process nothing.
+    """
+    command, arguments = sys.orig_argv[1:], sys.argv[1:]
+    if arguments and command[-len(arguments) :] == arguments:
+        command = command[: -len(arguments)]
+    return " ".join(command) or None
+
+
 def _mode(tracking: Tracking) -> Mode:
-    mode = os.environ.get("WANDB_MODE") if tracking.mode == "auto" else tracking.mode
+    mode = os.environ.get("WANDB_MODE", "") if tracking.mode == "auto" else tracking.mode
+    mode = OTHER_NAMES.get(mode, mode)
     if mode in get_args(Mode):
         return cast(Mode, mode)
     if os.environ.get("WANDB_API_KEY"):
@@ -182,15 +237,20 @@ def _mode(tracking: Tracking) -> Mode:
 
 
 def _folder_with_space(root: Path) -> Path:
-    """Returns ``root``, or a temporary folder if the disk of ``root`` is full."""
+    """Returns ``root``, or a temporary folder if ``root`` cannot be made or its disk is full."""
     folder = root / "wandb"
-    if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_MIB * 2**20:
-        return root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder if folder.is_dir() else root).free >= MIN_FREE_MIB * 2**20:
+            return root
+        reason = f"has less than {MIN_FREE_MIB} MiB left"
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
     try:
         other = Path(tempfile.mkdtemp(prefix="wandb-"))
     except OSError:
         return root
-    print(f"{folder} has less than {MIN_FREE_MIB} MiB left: W&B's record goes to {other}")
+    print(f"{folder} {reason}: W&B's record goes to {other}")
     return other
 
 
@@ -202,7 +262,7 @@ def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
         print(f"W&B could not finish its upload ({_first_line(error)})")
         offline = True
     if offline and folder.is_dir():
-        print(f"W&B, offline: to upload this run, `wandb sync {folder}`")
+        print(f"W&B, offline: to upload this run, {_sync_command(folder)}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,22 +1,19 @@
-"""The report as a whole: pages of all experiments, figure by figure, and a table of them in W&B."""
+"""The report as a whole: pages of all experiments, figure by figure, and their pictures in W&B."""
 
-import json
 import shutil
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pipeline import paths
 from pipeline.config.schema import ReportSettings, Tracking
-from pipeline.experiments.results import read_records
+from pipeline.experiments.results import read_records, setting_text
 from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.pages import Picture, ReportEntry, add_pictures, write_pages
 
 
 def build_report(plan: ReportSettings, tracking: Tracking) -> None:
-    """Replaces the report in ``reports``, and logs a table of its experiments to W&B.
+    """Replaces the report in ``reports``, and logs its pictures to W&B.
 
     The earlier report stays until all of the new one is written. An experiment without results is
     shown with the reason. A folder in ``data/experiments`` of no experiment in the plan is ignored,
@@ -40,34 +37,34 @@ def build_report(plan: ReportSettings, tracking: Tracking) -> None:
     missing = len(entries) - len(finished)
     without = f", {missing} without results" if missing else ""
     print(f"report: {len(entries)} experiments{without} in {paths.REPORTS / 'index.html'}")
-    _log_table(finished, plan, tracking)
+    _log_pictures(finished, plan, tracking)
 
 
-def _log_table(
+def _log_pictures(
     entries: Mapping[str, ReportEntry], plan: ReportSettings, tracking: Tracking
 ) -> None:
-    """Logs a W&B run with one table, which has a row for each experiment with results."""
-    import wandb
+    """Logs a W&B run with all results, one section for each figure, and with their inputs.
 
-    @cache  # an input picture is in many rows
-    def shown(picture: Picture, caption: str) -> Any:
-        return wandb_image(paths.REPORTS / picture.path, caption)
-
-    roles = dict.fromkeys(role for entry in entries.values() for role in entry.inputs)
-    metrics = dict.fromkeys(key for e in entries.values() for key in e.record.finished.metrics)
+    Each picture is a file of the run. Those of a ``wandb.Table`` are kept elsewhere, and recorded
+    by absolute paths: ``wandb sync`` uploads none of them once the folder was moved.
+    """
+    pictures: dict[str, tuple[Picture, str]] = {}  # no name of a figure has a space in it
+    for name, entry in entries.items():
+        record = entry.record
+        for role, picture in entry.inputs.items():
+            pictures[f"input pictures/{record.images[role]}"] = picture, record.images[role]
+        changed = {k: setting_text(v) for k, v in record.settings.items() if k in record.changed}
+        settings = [f"{key} {value}" for key, value in changed.items()]
+        loss = f"total loss {record.finished.metrics['saved_total']:.4g}"
+        assert entry.image is not None
+        section = plan.figure_of(name) or "other experiments"
+        pictures[f"{section}/{name}"] = entry.image, ", ".join([name, *settings, loss])
     config = {"experiments": list(entries)}
     root = paths.shared_root()
     with tracked_run(tracking, root=root, name="report", job_type="report", config=config) as run:
-        table = wandb.Table(["experiment", "figure", *roles, "result", "settings", *metrics])
-        for name, entry in entries.items():
-            record = entry.record
-            inputs = {role: shown(each, record.images[role]) for role, each in entry.inputs.items()}
-            table.add_data(
-                name,
-                plan.figure_of(name),
-                *map(inputs.get, roles),
-                shown(entry.image, name),
-                json.dumps({key: record.settings[key] for key in sorted(record.changed)}),
-                *map(record.finished.metrics.get, metrics),
-            )
-        run.log({"experiments": table})
+        run.log(
+            {
+                key: wandb_image(paths.REPORTS / picture.path, caption)
+                for key, (picture, caption) in pictures.items()
+            }
+        )

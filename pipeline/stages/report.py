@@ -7,7 +7,7 @@ from pipeline.stages import run_stage
 
 
 def report() -> None:
-    """Replaces the report, and logs a table of its experiments to W&B."""
+    """Replaces the report, and logs its pictures to W&B."""
     build_report(read_report_plan(), read_params().tracking)
 
 

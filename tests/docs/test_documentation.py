@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -219,9 +220,75 @@ def test_make_lists_its_targets() -> None:
 
 def test_make_lint_checks_the_layers() -> None:
     recipe = makefile().partition("\nlint:")[2].partition("\n\n")[0]
-    assert {"ruff check", "mypy", "lint-imports --no-cache"} <= set(
-        map(str.strip, recipe.split("\n"))
+    commands = {line.strip().removeprefix("$(BIN)/") for line in recipe.split("\n")}
+    assert {"ruff check", "mypy", "lint-imports --no-cache"} <= commands
+
+
+def made(folder: Path, target: str) -> None:
+    """Makes a target in a folder that has a Makefile and, as its environment, a recording one."""
+    binaries = folder / ".venv/bin"
+    binaries.mkdir(parents=True)
+    shutil.copyfile(REPOSITORY / "Makefile", folder / "Makefile")
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).touch()
+    (folder / ".venv/installed").touch()
+    for program in ("python", "ruff", "mypy", "lint-imports"):
+        script = binaries / program
+        # What a stage of dvc.yaml would take for `python` is written down with the command.
+        script.write_text(
+            f'#!/bin/sh\necho "{program} $* ($(command -v python))" >> commands.txt\n'
+        )
+        script.chmod(0o755)
+    make = shutil.which("make")
+    assert make is not None
+    subprocess.run(
+        [make, target],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "programs"),
+    [
+        ("repro", ["python -m pipeline run"]),
+        ("paper", ["python -m pipeline preset paper", "python -m pipeline run"]),
+        ("distil", ["python -m pipeline.stages.distil"]),
+        ("lint", ["ruff check", "ruff format --check", "mypy", "lint-imports --no-cache"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["plain", 'it\'s "a" $folder'])
+def test_make_runs_the_environments_programs(
+    target: str, programs: list[str], name: str, tmp_path: Path
+) -> None:
+    """They are called by path: GNU make 3.81 does not look for them in an exported PATH."""
+    folder = tmp_path / name
+    folder.mkdir()
+    made(folder, target)
+    lines = (folder / "commands.txt").read_text().splitlines()
+    assert [line.partition(" (")[0].strip() for line in lines] == programs
+    if target != "lint":
+        assert all(line.endswith(f"({folder}/.venv/bin/python)") for line in lines)
+
+
+def test_make_clean_leaves_no_results(tmp_path: Path) -> None:
+    for result in ("wandb/offline-run-1", "data/experiments/a", "reports/media", "data/plan"):
+        (tmp_path / result).mkdir(parents=True)
+    (tmp_path / "data/own").mkdir()
+    (tmp_path / "reports/README.md").touch()
+    made(tmp_path, "clean")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name.split("/")[0] for name in left} == {
+        ".venv",
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+        "reports",
+    }
+    assert {path.name for path in tmp_path.glob("data/*")} == {"own"}
+    assert not (tmp_path / "wandb").exists()
 
 
 def rows_after(heading: str, page: str) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import save_picture, tiny_params
 from projects import Project
+from test_tracking import of_kind, records_of
 
 from pipeline.config.plan import read_plan
 from pipeline.experiments import executor
@@ -114,6 +115,25 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
     assert "Running stage 'stylize" not in text
     assert "to compute" not in run(project)
     assert project.repro() == set()
+
+
+def test_wandb_records_the_command_that_was_typed(tmp_path: Path, params: dict[str, Any]) -> None:
+    params["tracking"] = {"mode": "offline"}
+    project = Project.new(tmp_path, params)
+    run(project)
+    project.python("pipeline.stages.stylize", "first")
+    commands = []
+    for folder in sorted(tmp_path.glob("wandb/offline-run-*")):
+        records = records_of(folder)
+        name, environment = of_kind(records, "run")["display_name"], of_kind(records, "environment")
+        commands.append((name, environment["program"], *environment.get("args", [])))
+    typed = "-m pipeline", "run", "--jobs", "2"
+    assert sorted(commands) == [
+        ("first", *typed),
+        ("first", "-m pipeline.stages.stylize", "first"),
+        ("report", "-m pipeline.stages.report"),
+        ("second", *typed),
+    ]
 
 
 def test_change_taken_back_comes_from_the_cache(tmp_path: Path, params: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_params, write_params
 from PIL import Image
-from test_tracking import inspected
+from test_tracking import inspected, of_kind, summary_of
 
 from pipeline import paths
 from pipeline.config.params import read_params
@@ -163,6 +163,40 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
     assert sum(name.startswith("result") for name in pictures) == 1
     for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("chelsea"))):
         assert wanted in text
+
+
+def test_summary_in_wandb_is_of_the_result_alone(prepared: Path, weights_file: Path) -> None:
+    """What W&B would add is of the last evaluation, which the last step has left behind."""
+    coarse = {"schedule": "coarse_to_fine", "coarse_evaluations": 3, "size": 112}
+    change(prepared, weights_file, "first", **coarse, warm_start="embedded", warm_evaluations=3)
+    stylize("first")
+    records, folder = inspected(prepared), paths.EXPERIMENTS / "first"
+    logged = {key for record in records for key in record.get("history", {}).get("item", {})}
+    assert {"half/total", "warm_start/gradient_norm", "style_conv1_1_weighted"} <= logged
+    summary = summary_of(records)
+    assert summary.pop("result")["path"].startswith("media/images/result")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    ending = {"end": "budget", "result_sha256": sha256(folder / "image.png")}
+    assert summary == metrics | ending
+    assert metrics["total"] < history("first")[-1]["total"]
+
+
+@pytest.mark.parametrize("queued", ["exp-1", None])
+def test_config_in_wandb_tells_runs_apart(
+    queued: str | None, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = {"version": "1", "revision": 40 * "1", "dirty": True}
+    monkeypatch.setattr(run, "code_version", lambda: code)
+    if queued:
+        monkeypatch.setenv("DVC_EXP_NAME", queued)
+    stylize("first")
+    config = of_kind(inspected(prepared), "run")["config"]["update"]
+    assert config["experiment"] == "first"
+    assert config.get("dvc_experiment") == queued
+    assert config["code"] == code
+    assert config["plan"] == sha256(paths.plan("first"))
+    assert config["device"] == "cpu"
+    assert config["precision"] in ("float32", "bf16")
 
 
 def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path) -> None:

@@ -34,9 +34,27 @@ def _fresh_settings() -> Iterator[None]:
 def inspected(folder: Path) -> list[dict[str, Any]]:
     """Returns the records of the one offline run below a folder."""
     (run,) = folder.glob("wandb/offline-run-*")
+    return records_of(run)
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    """Returns the records of an offline run."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+def of_kind(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Returns the first record of a kind."""
+    return next(record[kind] for record in records if kind in record)
+
+
+def summary_of(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the summary at the end, without what W&B adds of its own, which begins with _."""
+    summary: dict[str, Any] = {}
+    for record in records:
+        summary |= record.get("summary", {}).get("update", {})
+    return {key: value for key, value in summary.items() if not key.startswith("_")}
 
 
 class Server(BaseHTTPRequestHandler):
@@ -219,19 +237,212 @@ def test_invalid_address_is_refused(
         log_a_run(Tracking(mode=mode), tmp_path)
 
 
-def test_run_that_fails_is_marked_as_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (ValueError("of the experiment"), "failed"),
+        (UserError("of the experiment"), "failed"),
+        (SystemExit(143), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_run_without_a_result_says_why(error: BaseException, end: str, tmp_path: Path) -> None:
     def fail() -> None:
-        raise ValueError("of the experiment")
+        raise error
 
-    with pytest.raises(ValueError, match="of the experiment"):
+    with pytest.raises(type(error)):
         log_a_run(Tracking(), tmp_path, during=fail)
-    (ending,) = [record for record in inspected(tmp_path) if "exit" in record]
-    assert ending["exit"]["exit_code"] == 1
+    records = inspected(tmp_path)
+    assert of_kind(records, "exit")["exit_code"] == 1
+    assert summary_of(records) == {"end": end}
 
 
-def test_settings_that_wandb_refuses_are_reported(tmp_path: Path) -> None:
+def test_summary_has_no_last_values_of_the_curves(tmp_path: Path) -> None:
+    log_a_run(Tracking(), tmp_path)
+    assert summary_of(inspected(tmp_path)) == {"saved_total": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("tracking", "environment"),
+    [
+        ({"project": "a/b"}, {}),
+        ({}, {"WANDB_PROJECT": "a/b"}),
+        ({}, {"WANDB_TAGS": 65 * "t"}),
+        ({}, {"WANDB_MODE": "sometimes"}),
+        ({}, {"WANDB_INIT_TIMEOUT": "soon"}),
+    ],
+)
+def test_settings_that_wandb_refuses_are_reported(
+    tracking: dict[str, Any],
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match="W&B refuses what"):
-        log_a_run(Tracking.model_construct(project="a/b"), tmp_path)
+        log_a_run(Tracking.model_construct(**tracking), tmp_path)
+
+
+OPTIONS = {
+    # variable: (key of the run's record, default, key of params.yaml)
+    "WANDB_PROJECT": ("project", "style-transfer", "project"),
+    "WANDB_ENTITY": ("entity", None, "entity"),
+    "WANDB_RUN_GROUP": ("run_group", "fig4", "group"),
+    "WANDB_TAGS": ("tags", None, "tags"),
+    "WANDB_NAME": ("display_name", "subject", None),
+    "WANDB_JOB_TYPE": ("job_type", "stylize", None),
+    "WANDB_NOTES": ("notes", None, None),
+}
+
+
+def recorded(root: Path, key: str, **tracking: Any) -> Any:
+    """Returns what the record of a run says, after a run with these options."""
+    wandb.teardown()  # or W&B would not look at the environment again
+    names = {"name": "subject", "job_type": "stylize", "group": "fig4"}
+    with tracked_run(Tracking(**tracking), root=root, config={}, **names):
+        pass
+    return of_kind(inspected(root), "run").get(key)
+
+
+@pytest.mark.parametrize("variable", OPTIONS)
+def test_variable_wins_over_a_default_and_params_over_the_variable(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, default, option = OPTIONS[variable]
+    assert recorded(tmp_path / "default", key) == default
+    if variable != "WANDB_TAGS":  # W&B refuses an empty tag
+        monkeypatch.setenv(variable, "")
+        assert recorded(tmp_path / "empty variable", key) == default
+    monkeypatch.setenv(variable, "mine")
+    mine, params = (["mine"], ["params"]) if variable == "WANDB_TAGS" else ("mine", "params")
+    assert recorded(tmp_path / "environment", key) == mine
+    if option:
+        assert recorded(tmp_path / "params", key, **{option: params}) == params
+    if option == "tags":
+        assert recorded(tmp_path / "empty", key, tags=[]) is None
+
+
+def test_project_of_wandb_init_wins_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wandb init` writes wandb/settings."""
+    monkeypatch.chdir(tmp_path)
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nproject = mine\n")
+    assert recorded(tmp_path, "project") == "mine"
+
+
+@pytest.mark.parametrize(("option", "wins"), [({}, 0.25), ({"init_timeout": 0.5}, 0.5)])
+def test_timeout_is_the_params_then_the_environments(
+    option: dict[str, float],
+    wins: float,
+    server: ThreadingHTTPServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "0.25")
+    with tracked_run(
+        Tracking(mode="offline", **option), root=tmp_path, name="a", job_type="b", config={}
+    ) as run:
+        assert run.settings.init_timeout == wins
+        assert run.settings.finish_timeout == 15
+
+
+@pytest.mark.parametrize("given", ["elsewhere", "{tmp_path}/elsewhere", "~/elsewhere"])
+def test_wandb_dir_says_where_the_record_goes(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one begins at the repository, as a queued DVC experiment runs in a copy of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DIR", given.format(tmp_path=tmp_path))
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    log_a_run(Tracking(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "elsewhere"}
+    assert of_kind(inspected(tmp_path / "elsewhere"), "exit") == {"exit_code": 0}
+
+
+def test_wandb_dir_that_cannot_be_made_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file"))
+    log_a_run(Tracking(), tmp_path)
+    assert "cannot be written (File exists): W&B's record goes to" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("wandb-*/wandb/offline-run-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WANDB_RUN_ID": "one"},
+        {"WANDB_RUN_ID": "one", "WANDB_RESUME": "must"},
+        {"WANDB_RESUME": "auto"},
+        {"WANDB_FORK_FROM": "one?_step=1"},
+        {"WANDB_RESUME_FROM": "one?_step=1"},
+    ],
+)
+def test_runs_of_a_command_stay_apart(
+    variables: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    for _ in range(2):
+        log_a_run(Tracking(), tmp_path)
+    runs = [of_kind(records_of(run), "run") for run in tmp_path.glob("wandb/offline-run-*")]
+    assert len({run["run_id"] for run in runs} - {"one"}) == 2
+    printed = capsys.readouterr().out
+    assert all(f"{variable} is not used: each experiment is" in printed for variable in variables)
+
+
+@pytest.mark.parametrize(("name", "is_offline"), [("dryrun", True), ("run", False)])
+def test_other_names_of_modes_mean_the_same(
+    name: str,
+    is_offline: bool,
+    server: ThreadingHTTPServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", name)
+    log_a_run(Tracking(), tmp_path)
+    assert any(tmp_path.glob("wandb/offline-run-*")) == is_offline
+
+
+@pytest.mark.parametrize("folder", ["a b", "it's", 'in "quotes"', "$HOME; `ls` &", "straße"])
+def test_command_that_uploads_a_run_can_be_pasted(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_a_run(Tracking(), tmp_path / folder)
+    printed = capsys.readouterr().out.strip()
+    command = printed.removeprefix("W&B, offline: to upload this run, ")
+    said = subprocess.run(
+        f"wandb() {{ printf '%s\\n' \"$@\"; }}; {command}",
+        shell=True,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    (run,) = (tmp_path / folder).glob("wandb/offline-run-*")
+    assert said.stdout.splitlines() == ["sync", str(run)]
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_nothing_is_left_in_the_users_home(
+    mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    log_a_run(Tracking(mode=mode), tmp_path)
+    wandb.teardown()
+    assert list(home.rglob("*")) == []
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"home", "wandb"} if mode == "offline" else {"home"})
 
 
 def test_run_is_grouped_by_its_figure_unless_params_name_a_group(

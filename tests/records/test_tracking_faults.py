@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,10 @@ def test_server_that_fails_costs_its_timeout(
 def synced_folder(printed: str) -> Path:
     """Returns what the last line says to upload, once there is a record in it."""
     *_, last = printed.splitlines()
-    folder = Path(last.removeprefix("W&B, offline: to upload this run, `wandb sync ").rstrip("`"))
+    command = last.removeprefix("W&B, offline: to upload this run, ")
+    wandb, sync, folder_name = shlex.split(command)
+    assert (wandb, sync) == ("wandb", "sync")
+    folder = Path(folder_name)
     assert list(folder.glob("*.wandb")), printed
     return folder
 

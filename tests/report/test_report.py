@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import wandb
 from conftest import save_picture
 from finished_runs import (
     MARKUP,
@@ -17,7 +20,7 @@ from finished_runs import (
     finished,
     plan_experiments,
 )
-from test_tracking import inspected
+from test_tracking import Server, inspected, of_kind, server
 
 from pipeline import paths
 from pipeline.config.params import read_params
@@ -30,7 +33,7 @@ from pipeline.report import build
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 
-__all__ = ["finished"]
+__all__ = ["finished", "server"]
 
 
 class Page(HTMLParser):
@@ -253,14 +256,28 @@ def test_run_of_another_picture_is_not_given_as_this_ones(results: Path) -> None
     assert "wandb sync" in text("experiments/second.html")
 
 
-def test_wandb_gets_one_table_of_all_experiments(results: Path) -> None:
+def test_wandb_gets_the_pictures_of_all_experiments(
+    results: Path, server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They arrive from any place that the folder is moved to, with nothing else of this machine."""
+    (results / "home").mkdir()
+    monkeypatch.setenv("HOME", str(results / "home"))
     plan_experiments(experiments_with_markup() | {"tracking": {"mode": "offline"}})
     report()
-    (table,) = results.glob("wandb/offline-run-*/files/media/table/*.json")
-    content = json.loads(table.read_text())
-    assert content["columns"][:4] == ["experiment", "figure", "content", "style"]
-    assert [row[:2] for row in content["data"]] == [["first", "both"], ["second", "both"]]
-    assert all(row[2:5] == ["Image"] * 3 for row in content["data"])
-    pictures = {"chelsea", "coffee", "gravel", "result of first", "result of second"}
-    logged = re.findall(r"media/images/\w+/\w+\.(?:png|jpg)", json.dumps(inspected(results)))
-    assert len(set(logged)) == len(pictures)
+    wandb.teardown()
+    assert list((results / "home").iterdir()) == []
+    logged = of_kind(inspected(results), "history")["item"]
+    caption = "first, content chelsea, style gravel, content_weight 1, total loss 4"
+    assert logged["both/first.caption"] == caption
+    pictures = {key.removesuffix(".path") for key in logged if key.endswith(".path")}
+    inputs = {f"input pictures/{name}" for name in ("chelsea", "coffee", "gravel")}
+    assert pictures == {"both/first", "both/second"} | inputs
+    moved = results / "moved"
+    (results / "wandb").rename(moved)
+    (run,) = moved.glob("offline-run-*")
+    command = [sys.executable, "-m", "wandb", "sync", str(run)]
+    subprocess.run(command, cwd=results / "home", check=True, capture_output=True)
+    uploaded = set(Server.uploads.values())
+    shown = ["experiments/first/image.png", "experiments/second/image.png"]
+    shown += [f"pictures/{name}.jpg" for name in ("chelsea", "coffee", "gravel")]
+    assert {(paths.REPORTS / "media" / name).read_bytes() for name in shown} <= uploaded
