@@ -36,7 +36,7 @@ from pipeline.runtime.precision import Precision
 from pipeline.transfer.build import build_objective, read_inputs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CHANGE = "fig4-1: {content: *photograph, style: *abstract, content_weight: 0.01}", "0.01", "0.02"
+CHANGE = "fig4-1: {content: photograph, style: abstract, content_weight: 0.01}", "0.01", "0.02"
 """A line of params.yaml, and a value in it with its replacement."""
 EXPERIMENT = "fig4-2"
 WARM_UP, SAMPLE = 2, 20
