@@ -1,9 +1,9 @@
 """Pages of the report: renders the templates, and writes the pictures and plots they show."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,23 @@ OTHERS, COLUMNS = "_others", 5
 JPEG_EDGE, JPEG_QUALITY = 512, 75
 """Longest edge in pixels of all pictures but results, which are shown unchanged."""
 
+_ADDRESS = re.compile(
+    r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[\w-]+\.\w)|(?<=(?<!\w)@)", re.IGNORECASE
+)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKUP = re.compile(r"[\\`*_\[\]#!|~$&<>]|\.(?=[^\W\d])")
+
+
+def markdown(text: str) -> str:
+    """Returns Markdown that shows a text as it is, on one line, in a heading or a table.
+
+    A backslash does not keep all viewers from making links of addresses. A word joiner does, which
+    is invisible.
+    """
+    divided = _ADDRESS.sub("\u2060", " ".join(text.split()))
+    return _MARKUP.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), divided)
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("pipeline.report"),
     autoescape=select_autoescape(["html", "svg"]),
@@ -34,8 +51,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {
     "setting_text": setting_text,
-    # Text as the content of one field of a Markdown table, with markup escaped.
-    "in_table": lambda text: escape(" ".join(text.split())).replace("|", "\\|"),
+    "markdown": markdown,
 }
 
 

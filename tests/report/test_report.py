@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from finished_runs import (
     finished,
     plan_experiments,
 )
+from markdown_it import MarkdownIt
+from markupsafe import escape
 from test_tracking import inspected
 
 from pipeline import paths
@@ -27,6 +30,7 @@ from pipeline.experiments.run import run_experiment
 from pipeline.imaging.picture_files import read_picture
 from pipeline.records.status import record_failure
 from pipeline.report import build
+from pipeline.report.pages import markdown
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 
@@ -116,10 +120,90 @@ def test_pages_need_nothing_outside_their_folder(pages: dict[str, Page]) -> None
 
 def test_names_and_credits_are_escaped_and_images_described(pages: dict[str, Page]) -> None:
     for name, page in pages.items():
+        assert text(name).count('<meta http-equiv="Content-Security-Policy"') == 1
         assert MARKUP not in text(name)
         assert page.undescribed == []
     assert "&lt;script&gt;" in text("index.html")
     assert "&lt;script&gt;" in text("experiments/second.html")
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "](https://evil.example/t.png) ![y",
+        "![x](https://evil.example/t.png)",
+        "[x](javascript:alert(1)) [y][z] [^1]",
+        "`code` ``more` \\`",
+        "<img src=x onerror=alert(1)> <!-- x",
+        "*a* _b_ **c** ~~d~~ a_b_c $e$",
+        "a | b \\| c \\",
+        "# heading # ##",
+        "https://evil.example/x ftp://evil.example",
+        "WWW.evil.example and evil.example",
+        "<https://evil.example> me@evil.example @me",
+        "&lt;b&gt; &amp; &#x41;",
+        "first\n\n## second\r\n| a |\n|---|\n    code",
+        "- item + 1. x > y === ---",
+    ],
+)
+def test_summary_shows_every_title_as_it_is(title: str, results: Path) -> None:
+    params = experiments_with_markup()
+    params["figures"]["both"]["title"] = title
+    plan_experiments(params)
+    (paths.EXPERIMENTS / "second/image.png").unlink()
+    record_failure("second", title)
+    report()
+    rendered = MarkdownIt("gfm-like", {"linkify": False}).render(text("summary.md"))
+    shown = re.search(r"<h2>(.*?)</h2>\n<p><img src=\"sheets/both.png\" alt=\"(.*?)\"", rendered)
+    assert shown is not None, rendered
+    for each in shown.groups():
+        assert unescape(each).replace("\u2060", "") == " ".join(title.split())
+    elements = {"h1", "h2", "p", "img", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(re.findall(r"<(\w+)", rendered)) <= elements
+    assert re.findall(r"<img src=\"([^\"]*)", rendered) == ["sheets/both.png"]
+    assert not re.search(
+        r"\w://|www\.", text("summary.md"), re.IGNORECASE
+    )  # of which viewers make links
+
+
+def test_commands_can_be_copied_from_the_summary() -> None:
+    assert markdown("dvc repro stylize@third") == "dvc repro stylize@third"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "two\nlines",
+        "a line break at the end\n",
+        "three\r\nkinds\rof\u2028breaks\x85\x0b",
+        " ",
+        "\t\n",
+        "no\0thing \x1b[31m\x7f",
+        "\u202eright to left \u05d0\u0628",
+        "e\u0301 👩‍👩‍👧 \U0010ffff",
+        "W" * 100_000,
+        "many, " * 10_000,
+        "many words " * 10_000,
+        "100 % {{ 7 * 7 }} {% raw %} ${x} \\ \" '",
+    ],
+)
+def test_every_text_is_shown(words: str, results: Path) -> None:
+    params = experiments_with_markup()
+    params["figures"]["both"] |= {"title": words, "caption": words}
+    params["figures"]["both"] |= {"row_titles": [words], "column_titles": [words, ""]}
+    params["images"]["coffee"] |= {"credit": words, "licence": words, "source": words}
+    plan_experiments(params)
+    report()
+    assert " ".join(escape(words).split()) in " ".join(text("index.html").split())
+    assert 300 < read_picture(Path("reports/sheets/both.png")).width < 1000
+
+
+def test_figure_whose_experiments_differ_in_a_list_of_thousands_is_shown(results: Path) -> None:
+    params = experiments_with_markup()
+    params["experiments"]["first"]["intermediates"] = list(range(1, 20_001))
+    plan_experiments(params)
+    report()
+    assert "19999, 20000" in text("index.html")
 
 
 def test_settings_that_differ_from_the_defaults_are_marked(pages: dict[str, Page]) -> None:
