@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.config.schema import Experiment, ReportSettings
 from pipeline.files import sha256
 from pipeline.networks.layers import LAYERS
-from pipeline.records.status import RunLocation, read_failure, read_run
+from pipeline.records.status import read_failure
 
 OUTPUTS = ["image.png", "intermediates", "history.csv"]
 OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
@@ -39,7 +39,6 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
-    run: RunLocation
 
     @property
     def parts(self) -> list[str]:
@@ -163,5 +162,4 @@ def _read_results(name: str) -> Results:
         notes=notes,
         image=image,
         intermediates={int(file.stem): file for file in intermediates},
-        run=read_run(image),
     )

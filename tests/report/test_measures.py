@@ -34,7 +34,7 @@ def record(
     """Returns an experiment with a content loss, whose result has the (H, W) pixels given."""
     image = Path(f"{name}.png")
     Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB").save(image)
-    results = Results(metrics or {}, {}, {"content": [8.0, 2.0]}, [], image, {}, {})
+    results = Results(metrics or {}, {}, {"content": [8.0, 2.0]}, [], image, {})
     settings = {"content": "subject", "init": "noise", "seed": 0, **settings}
     return ExperimentRecord(name, settings, frozenset(), {"content": "subject"}, results)
 
