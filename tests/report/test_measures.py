@@ -77,6 +77,11 @@ def test_reconstruction_after_a_warm_start_is_measured_against_the_start() -> No
     assert reconstruction(uniform(0), Image.new("RGB", (30, 20)), metrics=metrics)[1] == "12.5 %"
 
 
+def test_reconstruction_that_starts_from_its_goal_has_no_relative_loss() -> None:
+    metrics = {"saved_content": 0.5, "start_content": 0.0}
+    assert reconstruction(uniform(0), Image.new("RGB", (30, 20)), metrics=metrics)[1] == "–"
+
+
 def test_reconstruction_smaller_than_the_window_of_ssim_has_none() -> None:
     row = reconstruction(np.zeros((10, 30)), Image.new("RGB", (30, 10)))
     assert row[2:] == ["0.000", "–"]
