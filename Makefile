@@ -35,7 +35,7 @@ distil: $(VENV)/installed   ## teach the small network anew, as params.yaml says
 
 clean:                      ## remove all results; the environment and DVC's cache stay
 	rm -rf data/plan data/images data/backbone data/experiments data/status data/checkpoints
-	rm -rf data/downloads data/distillation benchmarks/runs
+	rm -rf data/removed data/downloads data/distillation benchmarks/runs
 	find reports -mindepth 1 ! -name README.md -delete
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 

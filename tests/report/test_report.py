@@ -8,6 +8,7 @@ import shutil
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_runs import (
@@ -25,8 +26,10 @@ from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
+from pipeline.experiments.results import set_others_aside
 from pipeline.experiments.run import run_experiment
 from pipeline.imaging.picture_files import read_picture
+from pipeline.records.checkpoints import sole_run
 from pipeline.records.status import record_failure
 from pipeline.report import build
 from pipeline.report.pages import markdown
@@ -231,19 +234,36 @@ def test_experiments_run_again_give_the_same_report(prepared: Path) -> None:
     assert run_and_report() == before
 
 
-def test_report_that_fails_leaves_the_earlier_one(pages: dict[str, Page]) -> None:
-    def fail(*_: object) -> None:
+@pytest.mark.parametrize("step", ["add_pictures", "write_pages"])
+def test_report_that_fails_leaves_the_earlier_one(step: str, pages: dict[str, Page]) -> None:
+    done = getattr(build, step)
+
+    def fail(*arguments: Any) -> None:
+        done(*arguments)
         raise UserError("the disk is full")
 
     before = contents()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "write_pages", fail)
-        with pytest.raises(UserError):
+        patch.setattr(build, step, fail)
+        with pytest.raises(UserError, match="the disk is full"):
             report()
     assert contents() == before
 
 
-def test_removed_experiment_leaves_the_report(pages: dict[str, Page]) -> None:
+def test_missing_input_picture_is_an_error_and_the_earlier_report_stays(
+    pages: dict[str, Page],
+) -> None:
+    before = contents()
+    paths.picture("gravel").unlink()
+    with pytest.raises(UserError, match=r"gravel\.png, an input picture of first, is missing"):
+        report()
+    assert contents() == before
+
+
+def test_removed_experiment_leaves_the_report_and_keeps_its_results(
+    pages: dict[str, Page],
+) -> None:
+    picture = (paths.EXPERIMENTS / "second/image.png").read_bytes()
     params = experiments_with_markup()
     del params["experiments"]["second"]
     params["figures"] = {}
@@ -253,6 +273,18 @@ def test_removed_experiment_leaves_the_report(pages: dict[str, Page]) -> None:
     assert "Other experiments" in text("index.html")
     assert not Path("reports/media/experiments/second").exists()
     assert not Path("reports/experiments/second.html").exists()
+    assert [folder.name for folder in paths.EXPERIMENTS.iterdir()] == ["first"]
+    assert (paths.REMOVED / "second/image.png").read_bytes() == picture
+
+
+def test_results_of_a_removed_experiment_that_still_runs_are_left_alone(results: Path) -> None:
+    with sole_run("second"):
+        set_others_aside(["first"])
+    assert (paths.EXPERIMENTS / "second/image.png").is_file()
+    for _ in range(2):  # the second time in place of the first
+        (paths.EXPERIMENTS / "second").mkdir(exist_ok=True)
+        set_others_aside(["first"])
+        assert not (paths.EXPERIMENTS / "second").exists()
 
 
 def test_experiment_that_failed_is_shown_with_its_reason(results: Path) -> None:
