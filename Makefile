@@ -41,7 +41,7 @@ distil: $(VENV)/installed   ## teach the small network anew, as params.yaml says
 
 clean:                      ## remove all results, also W&B runs that were not uploaded; not DVC's cache
 	rm -rf data/plan data/images data/backbone data/experiments data/status data/checkpoints
-	rm -rf data/downloads data/distillation benchmarks/runs wandb
+	rm -rf data/removed data/downloads data/distillation benchmarks/runs wandb
 	find reports -mindepth 1 ! -name README.md -delete
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 

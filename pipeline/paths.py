@@ -7,6 +7,7 @@ IMAGES = Path("data/images")
 PLANS = Path("data/plan")
 BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
+REMOVED = Path("data/removed")  # results of experiments that params.yaml no longer names
 REPORTS = Path("reports")
 
 # No name of an experiment begins with "_".

@@ -1,24 +1,32 @@
 """Results of experiments: reads the folder of a finished run and checks that it is current."""
 
 import csv
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline import paths
 from pipeline.config.schema import Experiment, ReportSettings
+from pipeline.errors import UserError
 from pipeline.files import read_json, sha256
 from pipeline.networks.layers import LAYERS
-from pipeline.records.status import RunLocation, read_failure, read_run
+from pipeline.records.locks import sole_run
+from pipeline.records.status import read_failure
 
 OUTPUTS = ["image.png", "intermediates", "history.csv"]
 OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
 """What a finished run leaves in ``data/experiments/NAME``."""
 WEIGHTED = "_weighted"
 """Ends the columns of the history with the weighted parts of loss terms."""
+LOCK_FILE = Path("dvc.lock")
 _NETWORKS = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
 
 
@@ -39,7 +47,6 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
-    run: RunLocation
 
     @property
     def parts(self) -> list[str]:
@@ -87,6 +94,8 @@ def has_current_results(name: str) -> bool:
     folder, plan = paths.EXPERIMENTS / name, paths.plan(name)
     if not plan.is_file() or not all((folder / output).exists() for output in OUTPUTS):
         return False
+    if lacks_recorded_results(name):
+        return False
     provenance = read_json(folder / "provenance.json")
     return provenance.get("plan") == sha256(plan) and all(
         provenance.get("inputs", {}).get(role)
@@ -94,6 +103,61 @@ def has_current_results(name: str) -> bool:
         for role, file in _NETWORKS.items()
         if file.is_file()
     )
+
+
+def lacks_recorded_results(name: str) -> bool:
+    """Returns whether DVC has results of the current plan and network that are not all here.
+
+    They were computed, and are in DVC's cache or in its remote: in a clone, or after a checkout
+    that was interrupted.
+
+    Raises:
+        UserError: dvc.lock cannot be read.
+    """
+    plan = paths.plan(name)
+    if not plan.is_file() or not LOCK_FILE.is_file():
+        return False
+    stages = _read_lock(LOCK_FILE.stat().st_mtime_ns)
+    recorded, network = (stages.get(stage, {}) for stage in (f"stylize@{name}", "backbone"))
+    now = {out["path"]: out.get("md5") for out in network.get("outs", [])}
+    now[plan.as_posix()] = hashlib.md5(plan.read_bytes(), usedforsecurity=False).hexdigest()
+    then = {dependency["path"]: dependency.get("md5") for dependency in recorded.get("deps", [])}
+    return now.items() <= then.items() and not all(
+        sum(1 for _ in path.iterdir()) >= out.get("nfiles", 0) if path.is_dir() else path.is_file()
+        for path, out in ((Path(out["path"]), out) for out in recorded["outs"])
+    )
+
+
+@lru_cache(maxsize=1)
+def _read_lock(modified_ns: int) -> dict[str, Any]:  # noqa: ARG001
+    """Returns {stage: what dvc.lock records of it}; the file is read again only after a change."""
+    try:
+        # The loader in C takes a tenth of the time.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        stages: dict[str, Any] = yaml.load(LOCK_FILE.read_bytes(), loader)["stages"]  # noqa: S506
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{LOCK_FILE} is not as DVC writes it, perhaps because a merge left its marks there. "
+            f"Restore it with `git checkout {LOCK_FILE}`"
+        ) from error
+    return stages
+
+
+def set_others_aside(names: Collection[str]) -> None:
+    """Moves the results of all experiments but these from ``data/experiments`` to ``data/removed``.
+
+    What is in ``data/experiments`` decides whether DVC writes the report again, and in a clone
+    there are no results of removed experiments. Those of a run that goes on are left alone.
+    """
+    for folder in paths.EXPERIMENTS.glob("*"):
+        if folder.name in names or not folder.is_dir():
+            continue
+        with suppress(UserError), sole_run(folder.name):
+            removed = paths.REMOVED / folder.name
+            if removed.exists():
+                shutil.rmtree(removed)
+            paths.REMOVED.mkdir(exist_ok=True)
+            shutil.move(folder, removed)
 
 
 @lru_cache
@@ -164,5 +228,4 @@ def _read_results(name: str) -> Results:
         notes=notes,
         image=image,
         intermediates={int(file.stem): file for file in intermediates},
-        run=read_run(image),
     )

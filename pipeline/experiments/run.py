@@ -16,7 +16,7 @@ from pipeline.imaging.tensors import to_picture, to_tensor
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run, identify
 from pipeline.records.locks import sole_run
-from pipeline.records.provenance import code_version, settings_text
+from pipeline.records.provenance import code_version, provenance, settings_text
 from pipeline.records.status import record_run, recording_failure
 from pipeline.records.tracking import run_location, tracked_run, wandb_image
 from pipeline.transfer.build import read_inputs
@@ -103,8 +103,7 @@ def _write_results(run: Run, result: Result) -> dict[str, float]:
         metrics |= _losses(result.objective, start, "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})
-    provenance = {"experiment": name, "code": code_version(), **run.description, **run.environment}
-    write_json(folder / "provenance.json", provenance)
+    write_json(folder / "provenance.json", provenance(name, run.description, run.environment))
     print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
     if stop_reason.kind != "budget":
         print(f"{name}: ended by {stop_reason.kind}: {stop_reason.reason}")

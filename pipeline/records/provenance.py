@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 
-PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors", "wandb", "dvc")
+PACKAGES = ("torch", "torchvision", "lightning", "numpy", "pillow", "safetensors")
 
 
 @cache
@@ -33,6 +34,18 @@ def package_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+def provenance(
+    experiment: str, description: Mapping[str, Any], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what provenance.json holds: all that decides a result, and nothing else.
+
+    DVC compares that file. Equal results in another clone, at another git revision or with another
+    number of threads must be equal files: these are in the config of the W&B run.
+    """
+    decisive = {key: value for key, value in environment.items() if key != "threads"}
+    return {"experiment": experiment, "version": __version__, **description, **decisive}
 
 
 def settings_text(experiment: str, description: dict[str, Any]) -> dict[str, str]:

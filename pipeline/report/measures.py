@@ -63,7 +63,7 @@ def measure_reconstructions(records: Records, plot: Path) -> Measurement:
     for record in records:
         names, results = record.settings[f"{role}_layers"], record.finished
         start = results.metrics.get(f"start_{role}", results.history[role][0])
-        loss = f"{100 * results.metrics[f'saved_{role}'] / start:.3g} %"
+        loss = f"{100 * results.metrics[f'saved_{role}'] / start:.3g} %" if start else "–"
         error, similarity = _distances(record, paths.picture(record.images[role]))
         shown = "–" if math.isnan(similarity) else f"{similarity:.3f}"
         rows.append([setting_text(names), loss, f"{error:.3f}", shown])
@@ -154,7 +154,7 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         svg = io.StringIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         write_text(path, svg.getvalue())
 
 

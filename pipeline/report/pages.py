@@ -1,9 +1,9 @@
 """Pages of the report: renders the templates, and writes the pictures and plots they show."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline import paths
 from pipeline.config.schema import Figure, ReportSettings
+from pipeline.errors import UserError
 from pipeline.experiments.results import ExperimentRecord, differing_settings, setting_text
 from pipeline.files import replacing, write_text
 from pipeline.imaging.picture_files import read_picture
@@ -25,6 +26,23 @@ OTHERS, COLUMNS = "_others", 5
 JPEG_EDGE, JPEG_QUALITY = 512, 75
 """Longest edge in pixels of all pictures but results, which are shown unchanged."""
 
+_ADDRESS = re.compile(
+    r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[\w-]+\.\w)|(?<=(?<!\w)@)", re.IGNORECASE
+)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_MARKUP = re.compile(r"[\\`*_\[\]#!|~$&<>]|\.(?=[^\W\d])")
+
+
+def markdown(text: str) -> str:
+    """Returns Markdown that shows a text as it is, on one line, in a heading or a table.
+
+    A backslash does not keep all viewers from making links of addresses. A word joiner does, which
+    is invisible.
+    """
+    divided = _ADDRESS.sub("\u2060", " ".join(text.split()))
+    return _MARKUP.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), divided)
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("pipeline.report"),
     autoescape=select_autoescape(["html", "svg"]),
@@ -34,8 +52,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {
     "setting_text": setting_text,
-    # Text as the content of one field of a Markdown table, with markup escaped.
-    "in_table": lambda text: escape(" ".join(text.split())).replace("|", "\\|"),
+    "markdown": markdown,
 }
 
 
@@ -65,11 +82,22 @@ class ReportEntry:
 
 
 def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
-    """Writes the pictures of an experiment into the report's folder and returns its entry."""
+    """Writes the pictures of an experiment into the report's folder and returns its entry.
+
+    Raises:
+        UserError: an input picture of the results is missing, or a picture cannot be read.
+    """
+    files = {role: paths.picture(name) for role, name in record.images.items()}
+    missing = [file for file in files.values() if not file.is_file()]
+    if missing and record.results:
+        raise UserError(
+            f"{missing[0]}, an input picture of {record.name}, is missing. `dvc repro fetch` "
+            "fetches it, and `dvc pull fetch` brings it from DVC's remote"
+        )
     inputs = {
-        role: _add_jpeg(paths.picture(name), f"media/pictures/{name}.jpg", folder)
-        for role, name in record.images.items()
-        if paths.picture(name).is_file()
+        role: _add_jpeg(file, f"media/pictures/{file.stem}.jpg", folder)
+        for role, file in files.items()
+        if file not in missing
     }
     results, media = record.results, f"media/experiments/{record.name}"
     if results is None:
@@ -135,7 +163,7 @@ def _figure(
     write_contact_sheet(layout, tiles, folder / f"sheets/{name}.png")
     results = [entry.record.results for entry in shown if entry.record.results]
     terms = dict.fromkeys(term for each in results for term in each.terms)
-    complete = [e.record for e in shown if e.image and set(e.inputs) == set(e.record.images)]
+    complete = [entry.record for entry in shown if entry.image]
     measurement = None
     if layout.measure and len(complete) > 1:
         measurement = MEASURES[layout.measure](complete, folder / f"media/figures/{name}.svg")

@@ -2,13 +2,16 @@
 
 from pipeline.config.params import read_params
 from pipeline.config.plan import read_report_plan
+from pipeline.experiments.results import set_others_aside
 from pipeline.report.build import build_report
 from pipeline.stages import run_stage
 
 
 def report() -> None:
-    """Replaces the report, and logs its pictures to W&B."""
-    build_report(read_report_plan(), read_params().tracking)
+    """Replaces the report, logs its pictures to W&B, sets other results aside."""
+    plan = read_report_plan()
+    set_others_aside(plan.experiments)
+    build_report(plan, read_params().tracking)
 
 
 if __name__ == "__main__":

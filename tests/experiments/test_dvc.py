@@ -87,7 +87,7 @@ def test_edit_runs_again_what_imports_it(module: str, stages: set[str], project:
     file.write_text(f"{before}\n# an edit\n", encoding="utf-8")
     assert project.repro() == {"plan", *stages}
     file.write_text(before, encoding="utf-8")
-    assert project.repro() <= {"fetch"}, "the rest comes from DVC's cache"
+    assert project.repro() <= {"fetch", "report"}, "the rest comes from DVC's cache"
 
 
 def test_what_decides_no_result_runs_nothing(project: Project) -> None:
@@ -150,19 +150,6 @@ def test_metrics_experiments_and_plots_can_be_shown(project: Project) -> None:
     project.dvc("plots", "show", "--json")
 
 
-def test_clone_gets_everything_from_the_remote(project: Project, tmp_path: Path) -> None:
-    project.dvc("remote", "add", "--default", "--force", "storage", str(tmp_path / "storage"))
-    project.repro()
-    project.commit()
-    project.dvc("push")
-    clone = project.clone(tmp_path / "clone")
-    clone.dvc("pull")
-    made = "data/experiments/first/image.png"
-    assert (clone.folder / made).read_bytes() == (project.folder / made).read_bytes()
-    assert (clone.folder / "reports/index.html").is_file()
-    assert clone.repro() <= {"report"}  # a folder left by a removed experiment is not there
-
-
 def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> None:
     before = (project.folder / "data/experiments/first/image.png").read_bytes()
     project.change(lambda p: p["experiments"]["first"].update(contnet_weight=2))
@@ -192,7 +179,8 @@ def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(
         return any((project.folder / "data/checkpoints").glob("first-*.pt"))
 
     environment = project.environment
-    environment.pop("SHELL", None)  # DVC then takes /bin/sh, which may stay between
+    # DVC then takes /bin/sh, which may stay as the parent of a stage.
+    environment.pop("SHELL", None)
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"],
         cwd=project.folder,

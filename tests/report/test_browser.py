@@ -183,3 +183,43 @@ def test_pages_can_be_read_without_javascript(browser: Any, folder: Path) -> Non
     open_page(page, folder, "compare.html")
     assert page.get_by_role("heading", name="All experiments").is_visible()
     context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_load_and_run_nothing_but_their_own(browser: Any, folder: Path, name: str) -> None:
+    """What markup in a title could do if it were not escaped."""
+    context = browser.new_context()
+    page, answered, failures = context.new_page(), [], set()
+    page.on("response", lambda response: answered.append(response.url))
+    page.on("requestfailed", lambda request: failures.add(request.failure))
+    open_page(page, folder, name)
+    refused = page.evaluate(
+        """async () => {
+            const refused = [];
+            document.addEventListener("securitypolicyviolation",
+                (event) => refused.push(event.effectiveDirective));
+            const elements = `<img src="https://evil.example/t.png" onerror="window.ran = 1">
+                <p style="color: red">x</p><iframe src="https://evil.example"></iframe>
+                <object data="https://evil.example"></object>
+                <form action="https://evil.example"><button>send</button></form>`;
+            document.body.insertAdjacentHTML("beforeend", elements);
+            const script = document.createElement("script");
+            script.textContent = "window.ran = 2";
+            document.body.append(script);
+            for (const [tag, source] of [["script", "src"], ["link", "href"]]) {
+                const outside = document.createElement(tag);
+                outside.rel = "stylesheet";
+                outside[source] = "https://evil.example/x";
+                document.body.append(outside);
+            }
+            await fetch("https://evil.example").catch(() => null);
+            document.querySelector("form button").click();
+            await new Promise((done) => setTimeout(done, 300));
+            return [...refused, `ran ${window.ran}`];
+        }"""
+    )
+    context.close()
+    assert all(url.startswith((folder.as_uri(), "data:")) for url in answered)
+    assert failures <= {"csp"}
+    kinds = {"img-src", "style-src-attr", "script-src-elem", "style-src-elem", "connect-src"}
+    assert {*kinds, "script-src-attr", "frame-src", "form-action", "ran undefined"} <= set(refused)

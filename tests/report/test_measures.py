@@ -34,7 +34,7 @@ def record(
     """Returns an experiment with a content loss, whose result has the (H, W) pixels given."""
     image = Path(f"{name}.png")
     Image.fromarray(np.asarray(pixels, np.uint8)).convert("RGB").save(image)
-    results = Results(metrics or {}, {}, {"content": [8.0, 2.0]}, [], image, {}, {})
+    results = Results(metrics or {}, {}, {"content": [8.0, 2.0]}, [], image, {})
     settings = {"content": "subject", "init": "noise", "seed": 0, **settings}
     return ExperimentRecord(name, settings, frozenset(), {"content": "subject"}, results)
 
@@ -75,6 +75,11 @@ def test_reconstruction_is_compared_at_its_own_size() -> None:
 def test_reconstruction_after_a_warm_start_is_measured_against_the_start() -> None:
     metrics = {"saved_content": 2.0, "start_content": 16.0}
     assert reconstruction(uniform(0), Image.new("RGB", (30, 20)), metrics=metrics)[1] == "12.5 %"
+
+
+def test_reconstruction_that_starts_from_its_goal_has_no_relative_loss() -> None:
+    metrics = {"saved_content": 0.5, "start_content": 0.0}
+    assert reconstruction(uniform(0), Image.new("RGB", (30, 20)), metrics=metrics)[1] == "–"
 
 
 def test_reconstruction_smaller_than_the_window_of_ssim_has_none() -> None:

@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
-from conftest import save_picture
 from finished_runs import (
     MARKUP,
     edit_json,
@@ -20,16 +21,21 @@ from finished_runs import (
     finished,
     plan_experiments,
 )
+from markdown_it import MarkdownIt
+from markupsafe import escape
 from test_tracking import Server, inspected, of_kind, server
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
+from pipeline.experiments.results import set_others_aside
 from pipeline.experiments.run import run_experiment
 from pipeline.imaging.picture_files import read_picture
+from pipeline.records.checkpoints import sole_run
 from pipeline.records.status import record_failure
 from pipeline.report import build
+from pipeline.report.pages import markdown
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
 
@@ -85,7 +91,7 @@ def test_every_experiment_has_its_page_and_its_place_in_a_figure(pages: dict[str
         assert f"media/experiments/{name}/image.png" in pages["index.html"].references
         assert page in pages["index.html"].references
         assert f"../media/experiments/{name}/00004.jpg" in pages[page].references
-        for content in ("content_weight", "saved_total", "sha256", f"wandb sync wandb/{name}"):
+        for content in ("content_weight", "saved_total", "sha256"):
             assert content in text(page)
         assert name in text("summary.md")
     assert "content_weight" in text("index.html")  # in which the two differ
@@ -119,10 +125,90 @@ def test_pages_need_nothing_outside_their_folder(pages: dict[str, Page]) -> None
 
 def test_names_and_credits_are_escaped_and_images_described(pages: dict[str, Page]) -> None:
     for name, page in pages.items():
+        assert text(name).count('<meta http-equiv="Content-Security-Policy"') == 1
         assert MARKUP not in text(name)
         assert page.undescribed == []
     assert "&lt;script&gt;" in text("index.html")
     assert "&lt;script&gt;" in text("experiments/second.html")
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "](https://evil.example/t.png) ![y",
+        "![x](https://evil.example/t.png)",
+        "[x](javascript:alert(1)) [y][z] [^1]",
+        "`code` ``more` \\`",
+        "<img src=x onerror=alert(1)> <!-- x",
+        "*a* _b_ **c** ~~d~~ a_b_c $e$",
+        "a | b \\| c \\",
+        "# heading # ##",
+        "https://evil.example/x ftp://evil.example",
+        "WWW.evil.example and evil.example",
+        "<https://evil.example> me@evil.example @me",
+        "&lt;b&gt; &amp; &#x41;",
+        "first\n\n## second\r\n| a |\n|---|\n    code",
+        "- item + 1. x > y === ---",
+    ],
+)
+def test_summary_shows_every_title_as_it_is(title: str, results: Path) -> None:
+    params = experiments_with_markup()
+    params["figures"]["both"]["title"] = title
+    plan_experiments(params)
+    (paths.EXPERIMENTS / "second/image.png").unlink()
+    record_failure("second", title)
+    report()
+    rendered = MarkdownIt("gfm-like", {"linkify": False}).render(text("summary.md"))
+    shown = re.search(r"<h2>(.*?)</h2>\n<p><img src=\"sheets/both.png\" alt=\"(.*?)\"", rendered)
+    assert shown is not None, rendered
+    for each in shown.groups():
+        assert unescape(each).replace("\u2060", "") == " ".join(title.split())
+    elements = {"h1", "h2", "p", "img", "table", "thead", "tbody", "tr", "th", "td"}
+    assert set(re.findall(r"<(\w+)", rendered)) <= elements
+    assert re.findall(r"<img src=\"([^\"]*)", rendered) == ["sheets/both.png"]
+    assert not re.search(
+        r"\w://|www\.", text("summary.md"), re.IGNORECASE
+    )  # of which viewers make links
+
+
+def test_commands_can_be_copied_from_the_summary() -> None:
+    assert markdown("dvc repro stylize@third") == "dvc repro stylize@third"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "two\nlines",
+        "a line break at the end\n",
+        "three\r\nkinds\rof\u2028breaks\x85\x0b",
+        " ",
+        "\t\n",
+        "no\0thing \x1b[31m\x7f",
+        "\u202eright to left \u05d0\u0628",
+        "e\u0301 👩‍👩‍👧 \U0010ffff",
+        "W" * 100_000,
+        "many, " * 10_000,
+        "many words " * 10_000,
+        "100 % {{ 7 * 7 }} {% raw %} ${x} \\ \" '",
+    ],
+)
+def test_every_text_is_shown(words: str, results: Path) -> None:
+    params = experiments_with_markup()
+    params["figures"]["both"] |= {"title": words, "caption": words}
+    params["figures"]["both"] |= {"row_titles": [words], "column_titles": [words, ""]}
+    params["images"]["coffee"] |= {"credit": words, "licence": words, "source": words}
+    plan_experiments(params)
+    report()
+    assert " ".join(escape(words).split()) in " ".join(text("index.html").split())
+    assert 300 < read_picture(Path("reports/sheets/both.png")).width < 1000
+
+
+def test_figure_whose_experiments_differ_in_a_list_of_thousands_is_shown(results: Path) -> None:
+    params = experiments_with_markup()
+    params["experiments"]["first"]["intermediates"] = list(range(1, 20_001))
+    plan_experiments(params)
+    report()
+    assert "19999, 20000" in text("index.html")
 
 
 def test_settings_that_differ_from_the_defaults_are_marked(pages: dict[str, Page]) -> None:
@@ -137,34 +223,50 @@ def test_report_has_the_same_bytes_twice(pages: dict[str, Page]) -> None:
     assert len(before) > 15
 
 
-def test_experiments_run_again_give_the_same_report_but_for_the_name_of_the_run(
-    prepared: Path,
-) -> None:
+def test_experiments_run_again_give_the_same_report(prepared: Path) -> None:
+    """Their W&B runs have other names, which are of no use in a clone either."""
+
     def run_and_report() -> dict[Path, bytes]:
         for name in ("first", "second"):
             run_experiment(read_plan(name), read_params().run_options(name))
         report()
-        names = re.compile(rb"offline-run-[\w-]+")
-        return {path: names.sub(b"", content) for path, content in contents().items()}
+        return contents()
 
     before = run_and_report()
-    assert "wandb sync wandb/offline-run-" in text("experiments/first.html")
+    assert len(list(prepared.glob("wandb/offline-run-*"))) == 3
     assert run_and_report() == before
 
 
-def test_report_that_fails_leaves_the_earlier_one(pages: dict[str, Page]) -> None:
-    def fail(*_: object) -> None:
+@pytest.mark.parametrize("step", ["add_pictures", "write_pages"])
+def test_report_that_fails_leaves_the_earlier_one(step: str, pages: dict[str, Page]) -> None:
+    done = getattr(build, step)
+
+    def fail(*arguments: Any) -> None:
+        done(*arguments)
         raise UserError("the disk is full")
 
     before = contents()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "write_pages", fail)
-        with pytest.raises(UserError):
+        patch.setattr(build, step, fail)
+        with pytest.raises(UserError, match="the disk is full"):
             report()
     assert contents() == before
 
 
-def test_removed_experiment_leaves_the_report(pages: dict[str, Page]) -> None:
+def test_missing_input_picture_is_an_error_and_the_earlier_report_stays(
+    pages: dict[str, Page],
+) -> None:
+    before = contents()
+    paths.picture("gravel").unlink()
+    with pytest.raises(UserError, match=r"gravel\.png, an input picture of first, is missing"):
+        report()
+    assert contents() == before
+
+
+def test_removed_experiment_leaves_the_report_and_keeps_its_results(
+    pages: dict[str, Page],
+) -> None:
+    picture = (paths.EXPERIMENTS / "second/image.png").read_bytes()
     params = experiments_with_markup()
     del params["experiments"]["second"]
     params["figures"] = {}
@@ -174,6 +276,18 @@ def test_removed_experiment_leaves_the_report(pages: dict[str, Page]) -> None:
     assert "Other experiments" in text("index.html")
     assert not Path("reports/media/experiments/second").exists()
     assert not Path("reports/experiments/second.html").exists()
+    assert [folder.name for folder in paths.EXPERIMENTS.iterdir()] == ["first"]
+    assert (paths.REMOVED / "second/image.png").read_bytes() == picture
+
+
+def test_results_of_a_removed_experiment_that_still_runs_are_left_alone(results: Path) -> None:
+    with sole_run("second"):
+        set_others_aside(["first"])
+    assert (paths.EXPERIMENTS / "second/image.png").is_file()
+    for _ in range(2):  # the second time in place of the first
+        (paths.EXPERIMENTS / "second").mkdir(exist_ok=True)
+        set_others_aside(["first"])
+        assert not (paths.EXPERIMENTS / "second").exists()
 
 
 def test_experiment_that_failed_is_shown_with_its_reason(results: Path) -> None:
@@ -247,13 +361,6 @@ def test_results_of_another_plan_are_not_shown_under_this(results: Path) -> None
         "index.html"
     )
     assert "media/experiments/first/image.png" not in text("index.html")
-
-
-def test_run_of_another_picture_is_not_given_as_this_ones(results: Path) -> None:
-    save_picture(paths.EXPERIMENTS / "first" / "image.png", (20, 30))
-    report()
-    assert "no run of this picture is known" in text("experiments/first.html")
-    assert "wandb sync" in text("experiments/second.html")
 
 
 def test_wandb_gets_the_pictures_of_all_experiments(
