@@ -17,8 +17,8 @@ from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run, identify
 from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, provenance, settings_text
-from pipeline.records.status import record_run, recording_failure
-from pipeline.records.tracking import run_location, tracked_run, wandb_image
+from pipeline.records.status import recording_failure
+from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.transfer.build import read_inputs
 from pipeline.transfer.callbacks import ReportProgress
 from pipeline.transfer.memory import check_memory
@@ -84,7 +84,6 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
         # The hash tells which of an experiment's runs made the image.png that is there.
         tracked.summary.update({**metrics, **ending, "result_sha256": sha256(image)})
-        record_run(image, run_location(tracked, root))
 
 
 def _write_results(run: Run, result: Result) -> dict[str, float]:

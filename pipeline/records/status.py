@@ -1,23 +1,11 @@
-"""Why experiments failed, and where their W&B runs are; kept outside DVC's outputs.
-
-DVC removes outputs before an experiment runs. A W&B run has another identity each time.
-"""
+"""Why experiments failed; kept outside DVC's outputs, which DVC removes before each run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypedDict, cast
 
-from pipeline import paths
 from pipeline.errors import UserError
-from pipeline.files import read_json, sha256, write_json, write_text
-
-
-class RunLocation(TypedDict, total=False):
-    """A W&B run's page, and the command that uploads it from the repository; {} if disabled."""
-
-    url: str
-    sync: str
+from pipeline.files import write_text
 
 
 @contextmanager
@@ -51,19 +39,5 @@ def read_failure(experiment: str) -> str:
         return ""
 
 
-def record_run(image: Path, location: RunLocation) -> None:
-    """Records which W&B run made a picture, where queued DVC experiments find it too."""
-    write_json(_run_file(image), location)
-
-
-def read_run(image: Path) -> RunLocation:
-    """Returns where the W&B run is that made a picture; empty if that is not known."""
-    return cast(RunLocation, read_json(_run_file(image)))
-
-
 def _failure_file(experiment: str) -> Path:
     return Path("data/status") / f"{experiment}.txt"
-
-
-def _run_file(image: Path) -> Path:
-    return paths.shared_root() / "data" / "status" / "runs" / f"{sha256(image)}.json"

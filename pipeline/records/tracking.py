@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from pipeline.errors import UserError, masked
 from pipeline.records.provenance import code_version
-from pipeline.records.status import RunLocation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,19 +94,6 @@ def tracked_run(
         raise
     finally:
         _finish(run, exit_code, safe.incomplete)
-
-
-def run_location(run: Run, root: Path) -> RunLocation:
-    """Returns where a run is; ``root`` is that of ``tracked_run``."""
-    if run.disabled:
-        return {}
-    folder = Path(run.dir).parent
-    if folder.is_relative_to(root):
-        folder = folder.relative_to(root)
-    location: RunLocation = {"sync": _sync_command(folder)}
-    if not run.offline and run.url:
-        location["url"] = run.url
-    return location
 
 
 def _sync_command(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The records of failures and of W&B runs."""
+"""The records of failures."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records.status import (
-    RunLocation,
-    read_failure,
-    read_run,
-    record_run,
-    recording_failure,
-)
+from pipeline.records.status import read_failure, recording_failure
 
 
 @pytest.fixture(autouse=True)
@@ -42,35 +36,6 @@ def test_next_run_removes_the_record_of_a_failure() -> None:
     with recording_failure("a"):
         pass
     assert read_failure("a") == ""
-
-
-def test_run_is_found_by_its_picture_and_by_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    image = tmp_path / "image.png"
-    image.write_bytes(b"pixels")
-    where: RunLocation = {"sync": "wandb sync wandb/offline-run-1"}
-    monkeypatch.chdir(copy)
-    record_run(image, where)
-    monkeypatch.chdir(tmp_path)
-    assert read_run(image) == where
-    image.write_bytes(b"others")
-    assert read_run(image) == {}
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b'{"sync": "wandb sy', b"\xff\x00", b"null", b"[" * 99_999]
-)
-def test_half_written_record_of_a_run_is_none(content: bytes, tmp_path: Path) -> None:
-    image = tmp_path / "image.png"
-    image.write_bytes(b"pixels")
-    record_run(image, {"sync": "wandb sync wandb/offline-run-1"})
-    (record,) = (tmp_path / "data/status/runs").iterdir()
-    record.write_bytes(content)
-    assert read_run(image) == {}
 
 
 def test_run_that_is_killed_leaves_a_record() -> None:

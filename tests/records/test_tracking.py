@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipeline.config.schema import Tracking
 from pipeline.errors import UserError
-from pipeline.records.tracking import run_location, tracked_run, wandb_image
+from pipeline.records.tracking import tracked_run, wandb_image
 
 KEY = "k" * 40
 
@@ -455,17 +455,3 @@ def test_run_is_grouped_by_its_figure_unless_params_name_a_group(
         ):
             pass
         assert Server.run["groupName"] == wanted
-
-
-def test_run_location_leads_to_the_run(server: Any, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"root": tmp_path, "name": "a", "job_type": "stylize", "config": {}}
-    with tracked_run(Tracking(mode="online"), **given) as run:
-        location = run_location(run, tmp_path)
-        assert location["url"].startswith("http://127.0.0.1")
-        assert (tmp_path / location["sync"].removeprefix("wandb sync ")).is_dir()
-    with tracked_run(Tracking(mode="offline"), **given) as run:
-        location = run_location(run, tmp_path)
-    assert "url" not in location
-    assert (tmp_path / location["sync"].removeprefix("wandb sync ")).is_dir()
-    with tracked_run(Tracking(mode="disabled"), **given) as run:
-        assert run_location(run, tmp_path) == {}
