@@ -22,7 +22,6 @@ from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
 from pipeline.records.tracking import wandb_image
-from pipeline.runtime.summation import total
 from pipeline.transfer.convergence import CHECK_INTERVAL, Convergence
 from pipeline.transfer.module import StyleTransfer
 
@@ -66,7 +65,7 @@ class History(pl.Callback):
             csv.writer(file, lineterminator="\n").writerow(["stage", *self.columns])
 
     def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        row = torch.stack([*module.losses.values(), total(module.gradient.square()).sqrt()])
+        row = torch.stack([*module.losses.values(), module.gradient_norm])
         evaluation = module.run.total_evaluations
         self.pending.append((evaluation, module.run.iterations, row))
         if evaluation in self.intermediates:
