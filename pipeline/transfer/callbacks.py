@@ -147,7 +147,7 @@ class Refinement(pl.Callback):
         if total > (1 - self.GAIN) * self.total:
             module.objective = self.exact()
             if self.history is not None:
-                self.history.convergence.change_precision()
+                self.history.convergence.change_precision(module.objective)
             print(f"evaluation {evaluations}: {total:.4g}, on in float32 from here")
         self.evaluations, self.total = evaluations, total
 
