@@ -114,7 +114,7 @@ def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float
     with torch.no_grad():
         losses = objective(image)
     return {
-        f"{prefix}{name}": float(f"{loss.item():.9g}")
-        for name, loss in losses.items()
+        f"{prefix}{name}": float(f"{losses[name].item():.9g}")
+        for name in objective.names
         if not name.endswith("_weighted")
     }

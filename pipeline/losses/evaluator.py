@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.runtime.cuda_graphs import cuda_graph
 
 WARM_UP = 2
@@ -20,15 +20,15 @@ TOLERANCE = 0.01
 
 Losses = dict[str, Tensor]
 Evaluation = tuple[Losses, Tensor]
-"""The losses, and the gradient ∂total/∂image."""
+"""The losses, and the gradient ∂minimised/∂image."""
 Recorder = Callable[[Callable[[], Evaluation], int], tuple[Callable[[], object], Evaluation]]
 
 
 class Evaluator:
     """Evaluates the objective it is given in the fastest way, which it remembers for the next call.
 
-    The total loss that it returns can be differentiated. On a GPU the next call overwrites the
-    other losses.
+    The loss ``MINIMISED`` that it returns can be differentiated. On a GPU the next call overwrites
+    the other losses.
     """
 
     def __init__(self) -> None:
@@ -72,12 +72,12 @@ class RecordedObjective:
         self._replay, self.results = recorder(lambda: _evaluate(objective, self.image), WARM_UP)
         for sample, (losses, gradient) in zip(samples, expected, strict=True):
             self.replay(sample)
-            _check_close(self.results[0]["total"], losses["total"])
+            _check_close(self.results[0][MINIMISED], losses[MINIMISED])
             _check_close(self.results[1], gradient)
 
     def __call__(self, image: Tensor) -> Losses:
-        total: Tensor = _Replay.apply(image, self)
-        return self.results[0] | {"total": total}
+        minimised: Tensor = _Replay.apply(image, self)
+        return self.results[0] | {MINIMISED: minimised}
 
     def replay(self, image: Tensor) -> None:
         """Leaves an image's evaluation in ``results``."""
@@ -87,22 +87,22 @@ class RecordedObjective:
 
 
 class _Replay(torch.autograd.Function):
-    """From an image to the total loss, by a replay that computes the gradient too."""
+    """From an image to the loss, by a replay that computes the gradient too."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, recorded: RecordedObjective) -> Tensor:
         recorded.replay(image)
         ctx.gradient = recorded.results[1]
-        return recorded.results[0]["total"].clone()
+        return recorded.results[0][MINIMISED].clone()
 
     @staticmethod
-    def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor, None]:
-        return of_total * ctx.gradient, None
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor, None]:
+        return of_loss * ctx.gradient, None
 
 
 def _evaluate(objective: Objective, image: Tensor) -> Evaluation:
     losses = objective(image)
-    (gradient,) = torch.autograd.grad(losses["total"], image)
+    (gradient,) = torch.autograd.grad(losses[MINIMISED], image)
     return {name: loss.detach() for name, loss in losses.items()}, gradient
 
 

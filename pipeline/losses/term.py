@@ -55,7 +55,12 @@ class LossTerm:
     @property
     def active(self) -> bool:
         """Whether the term adds to the total loss."""
-        return bool(self.weight * sum(self.part_weights.values()))
+        return any(self.whole_weights.values())
+
+    @property
+    def whole_weights(self) -> dict[str, float]:
+        """{part: its weight in the total loss}."""
+        return {part: self.weight * weight for part, weight in self.part_weights.items()}
 
     @property
     def named_parts(self) -> list[str]:
@@ -69,6 +74,10 @@ class LossTerm:
 
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
         """Computes ``targets`` from {role: (1, 3, H, W) float32, RGB in [0, 1]}."""
+
+    def sizes(self) -> dict[str, float]:
+        """Returns {part: a loss that is not small}, beside which rounding can be told from 0."""
+        return dict.fromkeys(self.part_weights, 1.0)
 
     def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
         """Returns {part: its loss}, scalars before any weight.
@@ -101,8 +110,15 @@ class LayerTerm(LossTerm):
         (role,) = self.image_roles
         self.targets = collect(images[role], self.needs)[self.statistic]
 
+    def sizes(self) -> dict[str, float]:
+        """Returns the losses of features that are all 0."""
+        nothing = {layer: target.new_zeros(target.shape) for layer, target in self.targets.items()}
+        return {part: float(loss) for part, loss in self._losses(nothing).items()}
+
     def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        values = statistics[self.statistic]
+        return self._losses(statistics[self.statistic])
+
+    def _losses(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             layer: self.loss(values[layer], self.targets[layer], LAYERS[layer].channels_out)
             for layer in self.part_weights

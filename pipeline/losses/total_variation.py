@@ -23,8 +23,11 @@ class TotalVariation(LossTerm):
         variation_weight: Weight = 0.0
 
     def parts(self, image: Tensor, statistics: Statistics) -> dict[str, Tensor]:
-        """Returns the mean squared difference of neighbours, vertical plus horizontal."""
+        """Returns the mean squared difference of neighbours, vertical plus horizontal.
+
+        A mean over no neighbours is 0, as in a picture that is one pixel high.
+        """
         vertical = (image[..., 1:, :] - image[..., :-1, :]).square()
         horizontal = (image[..., :, 1:] - image[..., :, :-1]).square()
-        mean = total(vertical) / vertical.numel() + total(horizontal) / horizontal.numel()
-        return {WHOLE: mean}
+        down, across = (total(each) / max(1, each.numel()) for each in (vertical, horizontal))
+        return {WHOLE: down + across}

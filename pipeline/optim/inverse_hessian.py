@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 MIN_CURVATURE = 1e-10
-"""A pair whose sᵀy is not above this is dropped; torch's value."""
+"""A pair whose sᵀy is not above this times the loss is dropped.
+
+**Differs:** torch drops it at 1e-10 itself, whatever the unit of the loss."""
 MAX_FACTOR, MIN_FACTOR, FACTOR_GROWTH = 2.0, 0.25, 1.25
 """Range of ``InverseHessian.factor``, and its growth at a step that did not raise the loss."""
 
@@ -64,17 +66,18 @@ class InverseHessian(NamedTuple):
             square.new_full((), torch.inf),
         )
 
-    def add_pair(self, products: Tensor) -> None:
+    def add_pair(self, products: Tensor, loss: Tensor) -> None:
         """Adds the pair of the latest step, unless its curvature sᵀy is too small.
 
-        ``products`` are the dot products of the history's rows with the newest y, (rows,).
+        ``products`` are the dot products of the history's rows with the newest y, (rows,); the loss
+        is that after the step, a scalar.
         """
         count = len(self.curvatures)
         with_s, with_y, _ = torch.split(products.to(self.inverse_r), [count, count, 1])
         slots = torch.arange(count, device=self.slot.device)
         new = slots == self.slot
         curvature = with_s.gather(0, self.slot)
-        curved = curvature > MIN_CURVATURE
+        curved = curvature > MIN_CURVATURE * loss.abs()
         # R gains a column: R⁻¹ gains one too, and its other columns stay as they are.
         column = (new.to(self.inverse_r) - _product(self.inverse_r, with_s)) / curvature
         column.masked_fill_(~curved, 0)

@@ -30,13 +30,16 @@ class LBFGS(torch.optim.Optimizer):
     """Limited-memory BFGS (Liu & Nocedal 1989) of one tensor, one iteration a step.
 
     With ``scaling="newest"`` the iterates are those of ``torch.optim.LBFGS`` with ``max_iter=1``,
-    up to rounding, and all other options have torch's names. torch loops over the history twice, a
-    pair at a time, and waits for the device at each pair. Here the direction needs only the dot
-    products of the rows of one matrix (``History``; Chen et al. 2014, "Large-scale L-BFGS using
-    MapReduce"). One product with the matrix computes those with the newest rows, small matrices
-    turn them into a coefficient for each row (``InverseHessian``), and a second product with the
-    matrix is the direction. Without a line search no step waits for a CUDA GPU, and everything but
-    ``History.add_gradient`` is one launch of a CUDA graph.
+    up to rounding, if ‖g‖₁ ≥ 1 at the start; all other options have torch's names. torch loops over
+    the history twice, a pair at a time, and waits for the device at each pair. Here the direction
+    needs only the dot products of the rows of one matrix (``History``; Chen et al. 2014,
+    "Large-scale L-BFGS using MapReduce"). One product with the matrix computes those with the
+    newest rows, small matrices turn them into a coefficient for each row (``InverseHessian``), and
+    a second product with the matrix is the direction. Without a line search no step waits for a
+    CUDA GPU, and everything but ``History.add_gradient`` is one launch of a CUDA graph.
+
+    **Differs:** a factor of the loss changes no iterate, if there are no tolerances. The first step
+    therefore has length lr / ‖g‖₁, where torch's is shorter if ‖g‖₁ is below 1.
 
     **Differs:** a step that would move the values further than ``largest_step`` is shortened, and
     the curvature is measured along the shortened step. Where a style loss is hardly curved, a step
@@ -50,7 +53,7 @@ class LBFGS(torch.optim.Optimizer):
     Args:
         parameter: the tensor: a contiguous leaf that requires its gradient, on its final device.
         largest_step: the largest mean distance by which a step may move a value; > 0.
-        lr: length of every step but the first, whose length is lr · min(1, 1 / ‖g‖₁).
+        lr: length of every step but the first, by which the values move lr in the L1 norm.
         scaling: how γ is chosen: ``newest`` (torch's) or ``mean``.
         tolerance_grad: no step is taken if no part of the gradient is above it.
         tolerance_change: no step is taken if gᵀd along the direction d is above its negative.
@@ -162,7 +165,7 @@ class LBFGS(torch.optim.Optimizer):
         options, state = self.param_groups[0], self.state[self.parameter]
         inverse_hessian = InverseHessian(*(state[name] for name in InverseHessian._fields))
         with_y, with_g = self.history.products()
-        inverse_hessian.add_pair(with_y)
+        inverse_hessian.add_pair(with_y, self._loss)
         inverse_hessian.adapt_factor(self._loss)
         coefficients, slope = inverse_hessian.direction(with_g, options["scaling"] == "mean")
         outcome = state["outcome"].fill_(MOVED)
@@ -172,7 +175,8 @@ class LBFGS(torch.optim.Optimizer):
             outcome.masked_fill_(largest <= options["tolerance_grad"], SMALL_GRADIENT)
         length = (outcome == MOVED).to(slope) * options["lr"]
         if first:
-            length *= (1 / total(self.history.gradient.abs())).clamp(max=1)
+            norm = total(self.history.gradient.abs())
+            length *= 1 / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         return self.history.combine(coefficients), length, slope
 
     def _take_step(self, direction: Tensor, length: Tensor) -> None:

@@ -22,7 +22,6 @@ from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
 from pipeline.records.tracking import wandb_image
-from pipeline.runtime.summation import total
 from pipeline.transfer.convergence import CHECK_INTERVAL, Convergence
 from pipeline.transfer.module import StyleTransfer
 
@@ -64,7 +63,7 @@ class History(pl.Callback):
         write_text(self.path, ",".join(["stage", *self.columns]) + "\n")
 
     def on_after_backward(self, trainer: pl.Trainer, module: StyleTransfer) -> None:
-        row = torch.stack([*module.losses.values(), total(module.gradient.square()).sqrt()])
+        row = torch.stack([*module.losses.values(), module.gradient_norm])
         evaluation = module.run.total_evaluations
         self.pending.append((evaluation, module.run.iterations, row))
         if evaluation in self.intermediates:
@@ -149,7 +148,7 @@ class Refinement(pl.Callback):
         if total > (1 - self.GAIN) * self.total:
             module.objective = self.exact()
             if self.history is not None:
-                self.history.convergence.change_precision()
+                self.history.convergence.change_precision(module.objective)
             print(f"evaluation {evaluations}: {total:.4g}, on in float32 from here")
         self.evaluations, self.total = evaluations, total
 

@@ -1,4 +1,4 @@
-"""Decides when a phase ends: budget, early stop, standstill or divergence; keeps the best image."""
+"""Decides when a phase ends: at a minimum, without gain or by divergence; keeps the best image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import EarlyStop
+from pipeline.losses.objective import Objective
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.transfer.module import RunState, StyleTransfer
 
@@ -18,12 +19,23 @@ DIVERGENCE_FACTOR = 1000.0
 """A total loss this many times that of the phase's first evaluation counts as divergence."""
 STANDSTILL_ITERATIONS = 30
 """Iterations with exactly the same float32 loss after which the image counts as unchanging."""
-PRECISION_TOLERANCE = 1.05
-"""Factor by which a loss may differ between two precisions for one and the same image."""
+OVERFLOW = (
+    "float32 cannot hold the loss in the unit of the weights. Divide all weights by the same "
+    "number: only their ratios count"
+)
+NO_FEATURES = (
+    "The network itself computes it. Look for what is wrong with the weights in `backbone`, or use "
+    "shallower layers"
+)
+"""Remedies for a loss of the start that is not finite."""
 
 
 class StopReason(NamedTuple):
-    """Why a phase ended: ``budget``, ``early stop``, ``standstill`` or ``divergence``, in words."""
+    """Why a phase ended, in words.
+
+    The kind is ``budget``, ``early stop``, ``standstill``, ``divergence``, or ``minimum`` if the
+    start cannot be improved.
+    """
 
     kind: str
     reason: str
@@ -43,16 +55,18 @@ class Convergence(pl.Callback):
     Attributes:
         stop_reason: why the phase ends before its budget is used; None while it goes on.
         divergence: the evidence that the loss has diverged; empty while it has not.
+        remedy: for a divergence whose evidence is not a finite number.
         any_finite: whether all losses and the gradient of any evaluation were finite.
         window: evaluation and lowest total loss from which ``early_stop`` measures the gain.
         unchanged: iterations since the total loss last changed.
         latest: iteration, and total loss of its first evaluation.
-        best_image, best_total: the (1, 3, H, W) image with the lowest total loss, and that loss.
+        best_image, best_total, best_evaluation: the (1, 3, H, W) image with the lowest total loss,
+            that loss, and the evaluation.
     """
 
     def __init__(self, evaluations: int, early_stop: EarlyStop | None = None) -> None:
         self.stop_reason: StopReason | None = None
-        self.divergence = ""
+        self.divergence = self.remedy = ""
         self.any_finite = False
         self.first_total = math.nan
         self.lowest_total = math.inf
@@ -61,6 +75,7 @@ class Convergence(pl.Callback):
         self.latest = (-1, math.nan)
         self.best_image: Tensor | None = None
         self.best_total: Tensor | None = None
+        self.best_evaluation: Tensor | None = None
         self._saved = tuple(vars(self))  # Lightning adds others
         self.evaluations, self.early_stop = evaluations, early_stop
 
@@ -77,21 +92,28 @@ class Convergence(pl.Callback):
         """Lets the phase go on after a divergence."""
         self.divergence, self.stop_reason = "", None
 
-    def change_precision(self) -> None:
-        """Forgets the losses so far, which are comparable to those that follow only roughly."""
+    def change_precision(self, objective: Objective) -> None:
+        """Forgets the losses so far; those that follow are of an objective in another precision."""
         self.lowest_total, self.window, self.unchanged = math.inf, None, 0
-        if self.best_total is not None:
-            self.best_total = self.best_total * PRECISION_TOLERANCE
+        if self.best_image is not None:
+            with torch.no_grad():
+                self.best_total = objective(self.best_image)["total"]
 
     def on_after_backward(self, _: pl.Trainer, module: StyleTransfer) -> None:
         """Keeps the image if it is the best one, without waiting for a GPU to read its loss."""
         total, image = module.losses["total"], module.evaluated
-        if self.best_image is None or self.best_total is None:
+        evaluation = torch.full_like(total, module.run.total_evaluations, dtype=torch.int64)
+        if self.best_image is None or self.best_total is None or self.best_evaluation is None:
             self.best_image, self.best_total = image.clone(), torch.full_like(total, math.inf)
+            self.best_evaluation = evaluation
         self.best_image, self.best_total = self.best_image.to(image), self.best_total.to(total)
+        self.best_evaluation = self.best_evaluation.to(evaluation)
         better = total < self.best_total  # False for NaN
         torch.where(better, image, self.best_image, out=self.best_image)
         torch.where(better, total, self.best_total, out=self.best_total)
+        torch.where(better, evaluation, self.best_evaluation, out=self.best_evaluation)
+        if module.run.evaluations == 1:
+            self.stop_reason = _reason_to_stay(module)
 
     def observe(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Takes in evaluations in their order, each a row of the history by column."""
@@ -111,9 +133,13 @@ class Convergence(pl.Callback):
                 self._check_gain(int(row["evaluation"]))
 
     def _find_divergence(self, row: Mapping[str, float]) -> str:
-        odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
-        if odd is not None:
-            return f"{odd} is {row[odd]} at evaluation {row['evaluation']:.0f}"
+        odd = [name for name, value in row.items() if not math.isfinite(value)]
+        if odd:
+            # The losses before any weight come from the network, and the others from them.
+            unweighted = [name for name in odd if f"{name}_weighted" in row]
+            self.remedy = NO_FEATURES if unweighted else OVERFLOW
+            name = (unweighted or odd)[0]
+            return f"{name} is {row[name]} at evaluation {row['evaluation']:.0f}"
         if self.has_exploded(row["total"]):
             return (
                 f"the total loss is {row['total']:.3g} at evaluation {row['evaluation']:.0f}, "
@@ -157,11 +183,21 @@ class Convergence(pl.Callback):
 
     def is_over(self, run: RunState) -> bool:
         """Returns whether the phase ends at the present iteration."""
+        at_start = self.stop_reason is not None and self.stop_reason.kind == "minimum"
         stopped = self.stop_reason is not None and run.iterations % CHECK_INTERVAL == 0
-        return stopped or run.evaluations >= self.evaluations
+        return at_start or stopped or run.evaluations >= self.evaluations
 
     def _raise_if_diverged(self, *_: Any) -> None:
         if self.divergence:
             raise DivergedError(self.divergence)
 
     on_fit_end = _raise_if_diverged  # type: ignore[assignment]
+
+
+def _reason_to_stay(module: StyleTransfer) -> StopReason | None:
+    """Returns why the image just evaluated cannot be improved, or None."""
+    if module.objective.is_fulfilled(module.losses):
+        return StopReason("minimum", "the start fulfils the loss")
+    if not module.gradient.any():
+        return StopReason("minimum", "the gradient of the loss is 0 at the start")
+    return None

@@ -11,10 +11,11 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from pipeline.losses.evaluator import Evaluator
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.optim.image_variable import to_image, to_variable, variable_scale
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.summation import total
 from pipeline.runtime.trainer import run as run_trainer
 
 
@@ -108,19 +109,24 @@ class StyleTransfer(pl.LightningModule):
 
     @property
     def gradient(self) -> Tensor:
-        """∂total/∂image of the latest evaluation, (1, 3, H, W) float32."""
+        """∂minimised/∂image of the latest evaluation, (1, 3, H, W) float32."""
         assert self.pixels.grad is not None, "nothing was evaluated yet"
         return self.pixels.grad * self.scale
+
+    @property
+    def gradient_norm(self) -> Tensor:
+        """The L2 norm of ∂total/∂image of the latest evaluation, a scalar."""
+        return self.objective.unit * total(self.gradient.square()).sqrt()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Evaluates the objective: the closure of L-BFGS, which a line search calls repeatedly."""
         image = self.image
         losses = self.evaluator(self.objective, image)
         self.evaluated = image.detach()
-        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.losses = {name: losses[name].detach() for name in self.objective.names}
         self.run.evaluations += 1
         self.run.float32_evaluations += self.precision == "float32"
-        return losses["total"]
+        return losses[MINIMISED]
 
     def on_train_end(self) -> None:
         """Frees the history of L-BFGS and a CUDA graph, whose tensors Lightning would move."""

@@ -1,5 +1,6 @@
 """The phases of a run: coarse sizes, a warm start, and the main optimisation."""
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
 from pipeline.imaging.tensors import enlarge, to_picture
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.records.identity import Run
 from pipeline.transfer.build import Inputs, build_objective, read_inputs, sizes
 from pipeline.transfer.callbacks import History, Progress, Refinement, ReportProgress
@@ -26,8 +27,15 @@ DAMPING = 0.1
 COARSE = {"quarter": 4, "half": 2}
 """Phases of the schedule ``coarse_to_fine``, and the divisors of the full size."""
 MIN_COARSE_EDGE = 32
-"""Pixels of the short edge below which a coarse phase is left out: the deepest layers would have
+"""Pixels of the shortest edge below which a coarse phase is left out: the deepest layers would have
 too few positions."""
+LOSS_ROUNDING = 1e-5
+"""Relative difference of two losses that rounding alone may make."""
+SMALL_GAIN, LARGE_GAIN = 0.01, 0.1
+"""A phase that takes less than the first off the loss has a note. The second tells it from others
+even where the first loss was not computed in float32."""
+SMALL_GRADIENT = 0.1
+"""Share of the start's gradient below which a picture that is still the start is at a minimum."""
 
 
 class Phase(NamedTuple):
@@ -68,7 +76,7 @@ class PhasedRun:
         """Optimises the image through all phases, and returns the result of the last.
 
         Raises:
-            UserError: the loss at the start is not finite, or the image did not change.
+            UserError: the loss at the start is not finite, or the settings keep the image there.
             SystemExit: 143 after SIGTERM, 130 after an interrupt.
         """
         phases = phases_of(self.settings)
@@ -83,15 +91,14 @@ class PhasedRun:
             inputs = read_inputs(self.settings, phase.division)
             if saved is None:
                 start, before = inputs.start, self.state
-                if result is not None:
+                # What fulfils the loss at a smaller size is blurred at this one.
+                if result is not None and result.stop_reason.kind != "minimum":
                     start = enlarge(result.image, start.shape[-2:])
                 self.state = RunState(
                     start, phase.name, before.total_evaluations, before.notes, before.files
                 )
             result, saved = self._optimise_phase(phase, inputs, saved), None
             kind, reason = result.stop_reason
-            if kind != "divergence":
-                _check_image_changed(result)
             if phase.name != "main" and kind != "budget":
                 self.state.notes.append(f"The phase {phase.name} ended by {kind}: {reason}")
         assert result is not None
@@ -123,26 +130,70 @@ class PhasedRun:
                 fit(module, callbacks, phase.evaluations, self.logger, settings.deterministic)
                 break
             except DivergedError as error:
-                diverged = _restore_best(module.to(device), convergence, str(error))
+                diverged = StopReason("divergence", str(error))
+            if convergence.best_image is None or not convergence.any_finite:
+                raise UserError(
+                    f"{diverged.reason}, which is the start itself: there is nothing to go on "
+                    f"from. {convergence.remedy}"
+                )
             if state.damped or state.evaluations >= phase.evaluations:
-                return Result(module.image.detach(), exact(), state, diverged)
+                convergence.stop_reason = diverged
+                break
             state.notes.append(
                 f"Diverged ({convergence.divergence}): went on from the best image, with lbfgs.lr "
                 f"and largest_step times {DAMPING:g}"
             )
             print(f"{self.name}: {state.notes[-1]}")
             state.damped = True
-            module = self._build_module(module.objective, module.image.detach())
+            module = self._build_module(module.objective, convergence.best_image)
             convergence.restart()
             refinement.restart()
-        budget = StopReason("budget", f"all {phase.evaluations} evaluations were used")
-        stop_reason = convergence.stop_reason or budget
-        with torch.no_grad():  # no evaluation followed the last step
-            total = float(exact()(module.to(device).image)["total"])
-        if convergence.has_exploded(total):
-            reason = f"the total loss is {total:.3g} after the last step"
-            stop_reason = _restore_best(module, convergence, reason)
-        return Result(module.image.detach(), exact(), state, stop_reason)
+        if module.precision != "float32":
+            convergence.change_precision(exact())
+        return self._choose_result(phase, module.to(device).image.detach(), convergence, exact())
+
+    def _choose_result(
+        self, phase: Phase, last: Tensor, convergence: Convergence, objective: Objective
+    ) -> Result:
+        """Returns the better one of a phase's last image and its best one, by the float32 loss.
+
+        No evaluation followed the last step. Notes a phase that hardly lowered the loss.
+
+        Raises:
+            UserError: the settings keep the image at its start.
+        """
+        state, best = self.state, convergence.best_image
+        assert best is not None
+        assert convergence.best_total is not None
+        start = state.start.to(last)
+        kind, reason = convergence.stop_reason or StopReason(
+            "budget", f"all {phase.evaluations} evaluations were used"
+        )
+        if kind == "minimum":
+            return Result(start, objective, state, StopReason(kind, reason))
+        total, best_total = _total(objective, last), float(convergence.best_total)
+        if kind != "divergence" and convergence.has_exploded(total):
+            kind, reason = "divergence", f"the total loss is {total:.3g} after the last step"
+        if _as_saved(last) == _as_saved(start):
+            state.notes.append(_reason_for_no_change(objective, start, last, kind, reason))
+        result = last
+        if not total <= (1 + LOSS_ROUNDING) * best_total:
+            result = best.to(last)
+            choice = (
+                f"the result is the image of evaluation {convergence.best_evaluation}, whose loss "
+                f"is {best_total:.6g}, and not the last one, whose loss is {total:.6g}"
+            )
+            reason = f"{reason}; {choice}"
+            state.notes.append(f"In the phase {phase.name} {choice}")
+        lowest = min(total, best_total) if math.isfinite(total) else best_total
+        if not lowest <= (1 - LARGE_GAIN) * convergence.first_total:
+            first = _total(objective, start)
+            if not lowest <= (1 - SMALL_GAIN) * first:
+                state.notes.append(
+                    f"The phase {phase.name} hardly lowered the loss: from {first:.6g} to "
+                    f"{lowest:.6g}"
+                )
+        return Result(result, objective, state, StopReason(kind, reason))
 
     def _build_module(self, objective: Objective, image: Tensor) -> StyleTransfer:
         """Returns a module that begins with an image; with ``DAMPING`` if the run is damped."""
@@ -161,29 +212,41 @@ def phases_of(settings: Experiment) -> list[Phase]:
         phases = [
             Phase(name, first_network, settings.coarse_evaluations, division)
             for name, division in COARSE.items()
-            if min(sizes(settings, division)[0]) >= MIN_COARSE_EDGE
+            if _shortest_edge(settings, division) >= MIN_COARSE_EDGE
         ]
     if settings.warm_start:
         phases.append(Phase("warm_start", first_network, settings.warm_evaluations))
     return [*phases, Phase("main", paths.WEIGHTS_FILE, settings.evaluations)]
 
 
-def _restore_best(module: StyleTransfer, convergence: Convergence, reason: str) -> StopReason:
-    """Gives the module the best image in place of its own."""
-    if convergence.best_image is None or not convergence.any_finite:
-        raise UserError(
-            f"{reason}, which is the start itself: there is nothing to go on from. Lower "
-            "content_weight and style_weight, or look for what is wrong with the weights"
-        )
-    module.image = convergence.best_image
-    return StopReason("divergence", f"{reason}; the picture is the best there was")
+def _shortest_edge(settings: Experiment, division: int) -> int:
+    """Returns the least pixels of an edge of the image or of a picture that a loss looks at."""
+    size, style_size = sizes(settings, division)
+    return min(*size, *(style_size if "style" in settings.image_roles else size))
 
 
-def _check_image_changed(result: Result) -> None:
-    kind, reason = result.stop_reason
-    if to_picture(result.image).tobytes() == to_picture(result.state.start).tobytes():
-        why = f" ({reason})" if kind == "standstill" else ""
-        raise UserError(
-            f"the image did not move: every pixel has its value of the start{why}. Give it more "
-            "evaluations, a larger first_step, tolerances of 0, or weights that are not 0"
-        )
+def _total(objective: Objective, image: Tensor) -> float:
+    with torch.no_grad():
+        return float(objective(image)["total"])
+
+
+def _as_saved(image: Tensor) -> bytes:
+    return to_picture(image).tobytes()
+
+
+def _reason_for_no_change(
+    objective: Objective, start: Tensor, last: Tensor, kind: str, reason: str
+) -> str:
+    """Returns as a note why the picture is that of the start, if this is a minimum nearby."""
+    norms = []
+    for image in (start, last):
+        image = image.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(image)[MINIMISED], image)
+        norms.append(float(gradient.norm()))
+    if norms[1] <= SMALL_GRADIENT * norms[0]:
+        return "The loss has a minimum so near the start that the picture is the same"
+    why = f" ({reason})" if kind == "standstill" else ""
+    raise UserError(
+        f"the image did not move: every pixel has its value of the start{why}. Give it more "
+        "evaluations, a larger first_step and largest_step, or tolerances of 0"
+    )

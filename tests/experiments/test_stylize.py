@@ -221,12 +221,6 @@ def test_image_that_does_not_move_is_an_error(prepared: Path, weights_file: Path
         stylize("first")
 
 
-def test_start_that_is_a_minimum_is_an_error(prepared: Path, weights_file: Path) -> None:
-    change(prepared, weights_file, "first", init="content", style_layers=[])
-    with pytest.raises(UserError, match="the image did not move"):
-        stylize("first")
-
-
 def test_unknown_experiment_names_the_nearest(prepared: Path) -> None:
     with pytest.raises(UserError, match=r"no plan 'frist' in data/plan. Did you mean 'first'\?"):
         stylize("frist")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.losses import evaluator as evaluator_module
 from pipeline.losses.evaluator import Evaluation, Evaluator, RecordedObjective
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.transfer.module import StyleTransfer
@@ -92,7 +92,7 @@ def test_recording_is_gone_before_the_next_is_made(
     monkeypatch.setattr(evaluator_module, "fastest_evaluation", record)
     evaluator = Evaluator()
     for _ in range(2):
-        evaluator(objective(weights, images), images[1].requires_grad_())["total"].backward()
+        evaluator(objective(weights, images), images[1].requires_grad_())[MINIMISED].backward()
     assert len(living) == 1
 
 

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, objective_of
 from torch import Tensor
 
 from pipeline.losses import loss_terms, make_terms
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import LARGEST_WEIGHT, MINIMISED, Objective
 from pipeline.losses.out_of_range import OutOfRange
 from pipeline.losses.style import StyleLoss
 from pipeline.losses.term import LossTerm, merged_needs
@@ -54,7 +54,7 @@ def test_columns_are_the_total_the_terms_and_their_parts(
     objective = objective_of(features, images, **SETTINGS)
     losses = objective(images[1] * 1.5)
     parts = ["content_conv2_2", "style_conv1_1", "style_conv2_1"]
-    assert list(losses) == objective.names
+    assert list(losses) == [*objective.names, MINIMISED]
     assert objective.names == [
         "total",
         *NAMES,
@@ -67,6 +67,37 @@ def test_columns_are_the_total_the_terms_and_their_parts(
     torch.testing.assert_close(losses["content_conv2_2_weighted"], 0.2 * losses["content_conv2_2"])
     torch.testing.assert_close(losses["total"], sum(losses[name] for name in NAMES))
     assert all(losses[name] > 0 for name in ("content", "style", "variation", "out_of_range"))
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-12, 3e-7, 7.0, 1e12, 1e30])
+def test_common_factor_of_the_weights_changes_the_unit_and_not_what_is_minimised(
+    factor: float, features: FrozenFeatures, images: tuple[Tensor, Tensor]
+) -> None:
+    """To the bit, whether all weights of the terms have it or those of the layers."""
+
+    def minimised(settings: Mapping[str, Any]) -> tuple[Tensor, Tensor, float, float]:
+        image = (images[1] * 1.5).requires_grad_()
+        objective = objective_of(features, images, **settings)
+        losses = objective(image)
+        (gradient,) = torch.autograd.grad(losses[MINIMISED], image)
+        total = float(losses["total"].detach()) / objective.unit
+        return losses[MINIMISED], gradient, total, max(objective.factors["style"].values())
+
+    scaled = {key: value * factor for key, value in SETTINGS.items() if key.endswith("_weight")}
+    of_layers = {"content_weight": 0.0, "variation_weight": 0.0, "range_weight": 0.0}
+    layers = {name: weight * factor for name, weight in SETTINGS["style_layers"].items()}
+    for changed, settings in (
+        (scaled, SETTINGS),
+        ({"style_layers": layers}, SETTINGS | of_layers),
+        ({"convention": "paper", **scaled}, {**SETTINGS, "convention": "paper"}),
+    ):
+        base = {**settings, **(of_layers if "style_layers" in changed else {})}
+        loss, gradient, total, largest = minimised({**base, **changed})
+        expected_loss, expected_gradient, expected_total, _ = minimised(base)
+        assert torch.equal(loss, expected_loss)
+        assert torch.equal(gradient, expected_gradient)
+        assert total == pytest.approx(expected_total, rel=1e-6)
+        assert largest == pytest.approx(LARGEST_WEIGHT)
 
 
 def test_loss_of_weight_0_is_recorded_and_adds_nothing(

@@ -66,12 +66,12 @@ def test_curvature_is_measured_along_the_shortened_step() -> None:
 
 
 def valley(
-    make: Callable[[torch.Tensor], torch.optim.Optimizer], steps: int
+    make: Callable[[torch.Tensor], torch.optim.Optimizer], steps: int, factor: float = 1.0
 ) -> tuple[torch.Tensor, list[float]]:
     """Returns point and losses of a chain of curved valleys (Rosenbrock 1960)."""
     point = torch.linspace(-1, 1, 60, dtype=torch.float64).requires_grad_()
     optimizer = make(point)
-    return point, descend(point, optimizer, steps)
+    return point, descend(point, optimizer, steps, factor)
 
 
 def rosenbrock(point: torch.Tensor) -> torch.Tensor:
@@ -79,10 +79,12 @@ def rosenbrock(point: torch.Tensor) -> torch.Tensor:
     return (20 * bends.square()).sum() + (1 - point).square().sum()
 
 
-def descend(point: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+def descend(
+    point: torch.Tensor, optimizer: torch.optim.Optimizer, steps: int, factor: float = 1.0
+) -> list[float]:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = rosenbrock(point)
+        loss = factor * rosenbrock(point)
         loss.backward()
         return loss
 
@@ -100,6 +102,19 @@ def test_iterates_are_those_of_torch(line_search: str | None) -> None:
     assert expected[-1] < expected[0] / 10
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=1e-6, atol=0)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2.0**-200, 2.0**-40, 2.0**-9, 2.0**40, 2.0**200])
+@pytest.mark.parametrize(
+    "options", [{}, {"scaling": "mean"}, {"line_search_fn": "strong_wolfe", "max_eval": 25}]
+)
+def test_factor_of_the_loss_changes_no_iterate(options: dict[str, Any], factor: float) -> None:
+    """A power of two, so that none is rounded otherwise."""
+    expected, losses = valley(lambda p: LBFGS(p, 0.3, **EXACT, **options), 30)
+    ours, scaled = valley(lambda p: LBFGS(p, 0.3, **EXACT, **options), 30, factor)
+    assert torch.equal(ours, expected)
+    assert scaled == [factor * loss for loss in losses]
+    assert losses[-1] < losses[0] / 10
 
 
 def test_scaling_by_the_mean_is_a_multiple_of_that_of_all_pairs() -> None:

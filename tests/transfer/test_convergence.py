@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_picture
 from pipeline.losses.objective import Objective
+from pipeline.networks.weight_files import load_backbone, save_weights
 from pipeline.stages.stylize import stylize
 from pipeline.transfer.convergence import (
     CHECK_INTERVAL,
@@ -103,8 +104,8 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     stylize("first")
     ended = status()
     assert ended["kind"] == "divergence"
-    assert ended["reason"].endswith("at evaluation 34; the picture is the best there was")
-    assert len(ended["notes"]) == 1
+    assert "at evaluation 34; the result is the image of evaluation 3" in ended["reason"]
+    assert len(ended["notes"]) == 2
     assert "first: ended by divergence" in capsys.readouterr().out
     metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
     assert metrics["total"] == pytest.approx(
@@ -205,9 +206,20 @@ def test_error_names_the_tolerance_that_prevents_every_step(tolerance: str, sett
         stylize("first")
 
 
-def test_start_without_a_loss_is_an_error(settled: Any) -> None:
-    settled(style_weight=1e38)
-    with pytest.raises(UserError, match=r"is (nan|inf) at evaluation 1, which is the start itself"):
+def test_start_whose_loss_is_too_large_is_an_error_about_the_weights(settled: Any) -> None:
+    settled(style_weight=1e300, content_weight=1e300)
+    error = "total is inf at evaluation 1, which is the start itself: .* only their ratios count"
+    with pytest.raises(UserError, match=error):
+        stylize("first")
+    assert not (paths.EXPERIMENTS / "first/image.png").exists()
+
+
+def test_start_without_features_is_an_error_about_the_network(settled: Any) -> None:
+    weights, pooling = load_backbone(paths.WEIGHTS_FILE)
+    weights["conv2_1.weight"] = weights["conv2_1.weight"] * 1e30
+    save_weights(paths.WEIGHTS_FILE, weights, pooling=pooling)
+    error = "content_conv2_2 is (nan|inf) at evaluation 1, which is the start itself: .* `backbone`"
+    with pytest.raises(UserError, match=error):
         stylize("first")
     assert not (paths.EXPERIMENTS / "first/image.png").exists()
 
@@ -318,9 +330,9 @@ def test_best_image_is_that_of_the_lowest_loss(images: Any, monkeypatch: Any) ->
         convergence.on_after_backward(None, module)  # type: ignore[arg-type]
     assert convergence.best_image is not None
     assert torch.equal(convergence.best_image, seen[2.0])
-    # In another precision a slightly higher loss is as good, and a much higher one is not.
-    convergence.change_precision()
-    for total, better in ((9.0, False), (2.05, True)):
+    # In another precision the best image has another loss.
+    convergence.change_precision(lambda image: {"total": torch.tensor(2.5)})  # type: ignore[arg-type]
+    for total, better in ((2.6, False), (2.4, True)):
         module.losses = {"total": torch.tensor(total)}
         module.evaluated = images[0] + total / 10
         convergence.on_after_backward(None, module)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import torch
 from conftest import objective_of
 from torch import Tensor
 
-from pipeline.losses.objective import Objective
+from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.optim.lbfgs import LBFGS
@@ -63,7 +63,7 @@ def plain_loop(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = objective(pixels / scale + 0.5)["total"]
+        loss = objective(pixels / scale + 0.5)[MINIMISED]
         loss.backward()
         return loss
 
@@ -158,7 +158,9 @@ def test_gradient_is_that_of_the_image(objective: Objective, images: tuple[Tenso
     objective(image)["total"].backward()
     module = StyleTransfer(objective, images[1], PLAIN)
     fit(module, 1)
-    torch.testing.assert_close(module.gradient, image.grad, rtol=1e-3, atol=1e-6)
+    gradient = objective.unit * module.gradient
+    torch.testing.assert_close(gradient, image.grad, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(module.gradient_norm, gradient.norm())
 
 
 def test_range_loss_keeps_the_loss_of_the_saved_picture_low(
