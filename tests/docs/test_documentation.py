@@ -206,6 +206,13 @@ def test_readme_leads_to_every_page() -> None:
             assert f"({page}" in text_of("README.md"), page
 
 
+def test_readme_names_the_versions_of_python_that_the_package_is_for() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    versions = [each.rpartition(" :: ")[2] for each in project["classifiers"] if "Python" in each]
+    assert project["requires-python"] == f">={versions[0]}"
+    assert f"Python {versions[0]} to {versions[-1]}" in text_of("README.md")
+
+
 def test_make_lists_its_targets() -> None:
     def printed(*words: str) -> str:
         command = ["make", "--no-print-directory", *words]
