@@ -6,8 +6,8 @@ override PYTHON := $(value PYTHON)
 override WEIGHTS := $(value WEIGHTS)
 override JOBS := $(value JOBS)
 export PYTHON WEIGHTS JOBS
-# The environment's Python. The commands in dvc.yaml say `python`, and must find it too. GNU make
-# 3.81, that of macOS, does not pass an exported PATH on to all commands.
+# The environment's Python. The commands in dvc.yaml say `python`, and must find it too. `export
+# PATH` would not do: the make of macOS (3.81) looks for a command in the PATH it was given itself.
 RUN    := PATH="$$PWD/$(BIN):$$PATH" $(BIN)/python -m
 
 .PHONY: help install repro paper test lint distil clean

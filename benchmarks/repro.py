@@ -29,6 +29,7 @@ from benchmarks.problems import seconds
 from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.errors import command_line
+from pipeline.experiments.executor import count_cores
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
 from pipeline.runtime.device import find_precision
@@ -110,13 +111,9 @@ def evaluations_alone(clone: Path, processes: int) -> float:
     """
     names = sorted(file.parent.name for file in clone.glob("data/experiments/*/metrics.json"))
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _start_worker, [clone, max(1, cores() // processes)]) as pool:
+    arguments = clone, max(1, count_cores() // processes)
+    with context.Pool(processes, _start_worker, arguments) as pool:
         return sum(pool.map(_seconds_of_evaluations, names, chunksize=1)) / processes
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _start_worker(clone: Path, threads: int) -> None:
@@ -188,7 +185,7 @@ def main() -> None:
                     spent[checkout].append(make_repro(clone, checkout, arguments.jobs))
                 print(f"round {number + 1}: {checkout}: {spent[checkout][-1]:.1f} s", flush=True)
                 if number == arguments.rounds - 1 and checkout == checkouts[-1]:
-                    processes = 1 if arguments.dvc else arguments.jobs or cores()
+                    processes = 1 if arguments.dvc else arguments.jobs or count_cores()
                     alone = evaluations_alone(clone, processes)
     medians = {checkout: statistics.median(times) for checkout, times in spent.items()}
     for checkout, median in medians.items():

@@ -206,6 +206,13 @@ def test_readme_leads_to_every_page() -> None:
             assert f"({page}" in text_of("README.md"), page
 
 
+def test_readme_names_the_versions_of_python_that_the_package_is_for() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    versions = [each.rpartition(" :: ")[2] for each in project["classifiers"] if "Python" in each]
+    assert project["requires-python"] == f">={versions[0]}"
+    assert f"Python {versions[0]} to {versions[-1]}" in text_of("README.md")
+
+
 def test_make_lists_its_targets() -> None:
     def printed(*words: str) -> str:
         command = ["make", "--no-print-directory", *words]
@@ -224,10 +231,15 @@ def test_make_lint_checks_the_layers() -> None:
     assert {"ruff check", "mypy", "lint-imports --no-cache"} <= commands
 
 
-def made(folder: Path, target: str) -> None:
-    """Makes a target in a folder that has a Makefile and, as its environment, a recording one."""
+def made(folder: Path, target: str, shell: Path) -> None:
+    """Makes a target in a folder with a copy of the Makefile and an environment that records.
+
+    ``shell`` is written, and runs the recipes without the PATH that a Makefile exports.
+    """
+    shell.write_text('#!/bin/sh\nPATH=/usr/bin:/bin exec /bin/sh "$@"\n')
+    shell.chmod(0o755)
     binaries = folder / ".venv/bin"
-    binaries.mkdir(parents=True)
+    binaries.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(REPOSITORY / "Makefile", folder / "Makefile")
     for name in ("pyproject.toml", "constraints.txt"):
         (folder / name).touch()
@@ -242,7 +254,7 @@ def made(folder: Path, target: str) -> None:
     make = shutil.which("make")
     assert make is not None
     subprocess.run(
-        [make, target],
+        [make, target, f"SHELL={shell}"],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin"},
         check=True,
@@ -263,32 +275,24 @@ def made(folder: Path, target: str) -> None:
 def test_make_runs_the_environments_programs(
     target: str, programs: list[str], name: str, tmp_path: Path
 ) -> None:
-    """They are called by path: GNU make 3.81 does not look for them in an exported PATH."""
+    """They are called by path: the make of macOS does not look for them in an exported PATH."""
     folder = tmp_path / name
     folder.mkdir()
-    made(folder, target)
+    made(folder, target, tmp_path / "shell")
     lines = (folder / "commands.txt").read_text().splitlines()
     assert [line.partition(" (")[0].strip() for line in lines] == programs
     if target != "lint":
         assert all(line.endswith(f"({folder}/.venv/bin/python)") for line in lines)
 
 
-def test_make_clean_leaves_no_results(tmp_path: Path) -> None:
-    for result in ("wandb/offline-run-1", "data/experiments/a", "reports/media", "data/plan"):
-        (tmp_path / result).mkdir(parents=True)
-    (tmp_path / "data/own").mkdir()
-    (tmp_path / "reports/README.md").touch()
-    made(tmp_path, "clean")
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {name.split("/")[0] for name in left} == {
-        ".venv",
-        "Makefile",
-        "constraints.txt",
-        "pyproject.toml",
-        "reports",
-    }
-    assert {path.name for path in tmp_path.glob("data/*")} == {"own"}
-    assert not (tmp_path / "wandb").exists()
+def test_make_clean_removes_the_results(tmp_path: Path) -> None:
+    results = "wandb/offline-run-1", "data/experiments/a", "reports/media", "data/plan"
+    own = "data/own", "data/paintings", ".venv/lib"
+    for folder in (*results, *own):
+        (tmp_path / folder).mkdir(parents=True)
+    made(tmp_path, "clean", tmp_path / "shell")
+    assert [folder for folder in results if (tmp_path / folder).exists()] == []
+    assert all((tmp_path / folder).is_dir() for folder in own)
 
 
 def rows_after(heading: str, page: str) -> list[str]:
