@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline import paths
-from pipeline.errors import UserError
+from pipeline.errors import UserError, masked
 from pipeline.files import sha256, write_json, write_text
 
 
@@ -40,7 +40,7 @@ def recording_failure(experiment: str) -> Iterator[None]:
 def record_failure(experiment: str, reason: str) -> None:
     """Records why an experiment failed, or cannot be run."""
     with suppress(OSError):  # on a full disk; the error itself is reported anyway
-        write_text(_failure_file(experiment), reason)
+        write_text(_failure_file(experiment), masked(reason))
 
 
 def read_failure(experiment: str) -> str:
