@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
-from pipeline.errors import UserError
+from pipeline.errors import UserError, masked
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.runtime.processes import end_with_parent
 
@@ -148,7 +148,7 @@ def _serve(pipe: Connection, threads: int, command: list[str]) -> None:
             except UserError as failure:
                 error = str(failure)
             except Exception:  # noqa: BLE001 - the other experiments go on
-                error = traceback.format_exc()
+                error = masked(traceback.format_exc())
             gc.collect()  # a module and its trainer refer to each other
             sender.send(Outcome(plan.experiment, error))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, masked
 from pipeline.files import write_text
 
 
@@ -28,7 +28,7 @@ def recording_failure(experiment: str) -> Iterator[None]:
 def record_failure(experiment: str, reason: str) -> None:
     """Records why an experiment failed, or cannot be run."""
     with suppress(OSError):  # on a full disk; the error itself is reported anyway
-        write_text(_failure_file(experiment), reason)
+        write_text(_failure_file(experiment), masked(reason))
 
 
 def read_failure(experiment: str) -> str:

@@ -21,6 +21,7 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (UserError("the image did not move"), "the image did not move"),
         (SystemExit(143), "It was interrupted."),
         (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (OSError("no https://me:secret@host/"), "OSError: no https://…@host/"),
     ],
 )
 def test_failure_is_recorded_and_raised(error: BaseException, reason: str) -> None:
