@@ -1,9 +1,11 @@
 """Prepares the network as the paper uses it: reads its weights and rescales its filters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline import paths
@@ -23,7 +25,22 @@ from pipeline.networks.weight_files import (
     save_weights,
 )
 
+THREADS = 2
+"""Threads that prepare a network. torch computes eigenvectors, and the predictions of a small
+network, not to the same bits with another number."""
 
+
+@contextmanager
+def _fixed_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_fixed_threads()
 def prepare(settings: Backbone) -> None:
     """Writes the prepared network, the embedded one for warm starts, and a record of both.
 

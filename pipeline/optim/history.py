@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pipeline.runtime.summation import TERMS
+
 BLOCKS = 8
 """Parts of the values among which the threads of a CPU divide a sum of rows."""
 
@@ -39,7 +41,12 @@ class History:
         slot = int(self.slot)
         # The slice holds exactly y and g. A list of the two rows would copy them.
         newest = self.rows[self.slots + slot :: self.slots - slot]
-        with_y, with_g = (self.rows @ newest.T).unbind(1)
+        count = self.rows.shape[1] // TERMS
+        whole = count * TERMS
+        parts = self.rows[:, :whole].view(len(self.rows), count, TERMS).transpose(0, 1)
+        newest_parts = newest[:, :whole].view(2, count, TERMS).permute(1, 2, 0)
+        sums = torch.bmm(parts, newest_parts).sum(0)
+        with_y, with_g = (sums + self.rows[:, whole:] @ newest[:, whole:].T).unbind(1)
         return with_y, with_g
 
     def combine(self, coefficients: Tensor) -> Tensor:

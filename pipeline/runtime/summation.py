@@ -1,7 +1,8 @@
-"""A sum that is the same to the bit for any number of threads.
+"""Sums that are the same to the bit for any number of threads.
 
-torch divides a large sum among its threads, so its rounding depends on their number. The sum of one
-row runs on one thread. On a GPU torch always adds in the same order.
+torch divides a large sum among its threads, and a CPU's library those of a matrix product, so the
+rounding depends on their number. The sum of one row runs on one thread, and a product whose sums
+are short is divided among threads by its results. On a GPU torch always adds in the same order.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 ROW = 2**12
 """Values per row."""
+TERMS = 256
+"""Terms of a sum in a matrix product, at most; oneDNN divides sums of 512 in bfloat16, and MKL sums
+of 452 in float32 where it does not obey ``MKL_CBWR``."""
 
 
 def total(values: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ def history(name: str, stage: str = "main") -> list[dict[str, float]]:
     return [{key: float(value) for key, value in row.items()} for row in rows]
 
 
+def pixels(name: str) -> bytes:
+    return read_picture(paths.EXPERIMENTS / name / "image.png").tobytes()
+
+
 def outputs(name: str) -> dict[str, bytes]:
     folder = paths.EXPERIMENTS / name
     return {
@@ -235,6 +239,35 @@ def test_backbone_record_tells_what_was_done(prepared: Path, weights_file: Path)
     before = paths.WEIGHTS_FILE.read_bytes()
     prepare(read_params().backbone)
     assert paths.WEIGHTS_FILE.read_bytes() == before
+
+
+@pytest.mark.parametrize("architecture", ["vgg19", "vgg19-small"])
+def test_prepared_network_is_the_same_with_any_number_of_threads(
+    architecture: str, prepared: Path, weights_file: Path
+) -> None:
+    params: Any = tiny_params(weights_file)
+    weights = "embedded" if architecture == "vgg19-small" else str(weights_file)
+    params["backbone"] |= {"architecture": architecture, "weights": weights}
+    write_params(prepared, params)
+    networks = set()
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        prepare(read_params().backbone)
+        assert torch.get_num_threads() == threads
+        networks.add(paths.WEIGHTS_FILE.read_bytes() + paths.EMBEDDED_FILE.read_bytes())
+    assert len(networks) == 1
+
+
+def test_results_are_the_same_with_any_number_of_threads(
+    prepared: Path, weights_file: Path
+) -> None:
+    pictures = set()
+    for threads in (1, 3, 8, 64):
+        change(prepared, weights_file, "first", threads=threads, size=64, evaluations=12)
+        stylize("first")
+        of_run = outputs("first")
+        pictures.add((of_run["history.csv"], of_run["metrics.json"], pixels("first")))
+    assert len(pictures) == 1
 
 
 def test_missing_network_is_reported(prepared: Path) -> None:

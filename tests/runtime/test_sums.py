@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from conftest import objective_of
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.losses.objective import MINIMISED
+from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.frozen.gram_matrix import GramMatrix
+from pipeline.networks.small_vgg import tapped
+from pipeline.networks.vgg import down_to
+from pipeline.networks.weight_files import EMBEDDED, load_small
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.summation import ROW, total
 
-THREADS = 1, 2, 3, 4, 7
+THREADS = 1, 2, 3, 5, 8, 12, 16, 32, 64
 
 
 def by_threads(compute: Callable[[], Tensor]) -> list[Tensor]:
@@ -55,13 +63,18 @@ def test_total_takes_any_layout_and_can_be_differentiated() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [(64, 256, 256), (128, 128, 128), (64, 181, 240), (96, 24, 31)])
+@pytest.mark.parametrize(
+    "size",
+    [(16, 48, 64), (32, 61, 77), (64, 181, 240), (96, 24, 31), (112, 65, 77), (512, 24, 31)],
+)
 def test_gram_matrix_is_the_same_with_any_number_of_threads(
     size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
-    maps = uneven(2 * 64 * 2**16)[: math.prod(size)].view(1, *size).to(dtype)
+    maps = uneven(64 * 2**16)[: math.prod(size)].view(1, *size).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
     first, *others = by_threads(lambda: GramMatrix().collect(maps))
+    assert all(torch.equal(first, other) for other in others)
+    first, *others = by_threads(lambda: GramMatrix().pull_back(first, None, maps))
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -79,9 +92,79 @@ def test_steps_of_lbfgs_are_the_same_with_any_number_of_threads(scaling: str) ->
             loss.backward()
             return loss
 
-        for _ in range(12):
+        for _ in range(6):
             optimizer.step(closure)
         return point.detach()
 
     first, *others = by_threads(after_some_steps)
     assert all(torch.equal(first, other) for other in others)
+
+
+def evaluated(network: str, precision: str, size: tuple[int, int], weights: Any) -> Tensor:
+    """Returns losses and gradient of a noise image."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand((1, 3, *size), generator=generator) for _ in range(3)]
+    of_network = weights if network == "vgg19" else tapped(load_small(EMBEDDED))
+    objective = objective_of(
+        FrozenFeatures(down_to(of_network, ["conv5_1"]), "avg", precision),  # type: ignore[arg-type]
+        (images[0], images[1]),
+        content_layers=["conv4_2"],
+        style_layers=["conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"],
+        content_weight=0.3,
+        style_weight=1.0,
+        variation_weight=0.1,
+        range_weight=1000.0,
+    )
+    image = (1.1 * images[2]).requires_grad_()
+    losses = objective(image)
+    (gradient,) = torch.autograd.grad(losses[MINIMISED], image)
+    return torch.cat([gradient.flatten(), torch.stack(list(losses.values())).detach()])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [("vgg19-small", (64, 43)), ("vgg19-small", (128, 160)), ("vgg19", (48, 64))],
+)
+def test_evaluation_is_the_same_with_any_number_of_threads(
+    network: str, size: tuple[int, int], precision: str, weights: dict[str, Tensor]
+) -> None:
+    first, *others = by_threads(lambda: evaluated(network, precision, size, weights))
+    assert all(torch.equal(first, other) for other in others)
+
+
+class InnerDimensions(TorchDispatchMode):
+    """Collects the number of terms of the sums in matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        name = function.name().removeprefix("aten::").partition(".")[0].rstrip("_")
+        position = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "baddbmm": 1}.get(name)
+        if position is not None:
+            self.counts.add(arguments[position].shape[-1])
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_no_sum_in_a_matrix_product_is_long_enough_to_be_divided_among_threads(
+    precision: str, weights: dict[str, Tensor]
+) -> None:
+    """Which lengths are divided depends on the processor and its library."""
+    with InnerDimensions() as dimensions:
+        evaluated("vgg19", precision, (64, 72), weights)
+        point = torch.zeros(5_000, requires_grad=True)
+        optimizer = LBFGS(point)
+        for _ in range(3):
+            optimizer.step(lambda: _differentiated(point))
+    assert 1 < max(dimensions.counts) <= 512
+
+
+def _differentiated(point: Tensor) -> Tensor:
+    loss = total((point - 1).square())
+    (point.grad,) = torch.autograd.grad(loss, point)
+    return loss.detach()

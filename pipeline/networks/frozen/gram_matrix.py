@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.precision import cpu_has_bf16, has_cudnn
+from pipeline.runtime.summation import TERMS
 
 CHUNK = 2**14
-"""Positions per matrix product on a CPU: their values fit into its cache."""
-BFLOAT16_CHUNK = 1024
-"""Positions per matrix product in bfloat16. It runs on one thread; a larger product may be divided
-among threads, and its rounding then depends on their number."""
+"""Positions that a CPU takes at a time: their values fit into its cache."""
+BFLOAT16_TERMS = 512
+"""Positions per matrix product in bfloat16, each a term of the sums of ``runtime.summation``."""
 
 
 class GramMatrix:
@@ -24,21 +24,27 @@ class GramMatrix:
         if maps.dtype == torch.bfloat16 and maps.device.type == "cpu" and cpu_has_bf16():
             return _bfloat16_gram_matrix(positions)
         dtype = torch.promote_types(maps.dtype, torch.float32)
+        if maps.device.type != "cpu":
+            exact = positions.to(dtype)
+            return exact.T @ exact / len(positions)
         gram = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
-        count = CHUNK if maps.device.type == "cpu" else len(positions)
-        for begin in range(0, len(positions), count):
-            chunk = positions[begin : begin + count].to(dtype)
-            gram.addmm_(chunk.T, chunk)
+        for chunk in torch.split(positions, CHUNK):
+            for parts in _parts(chunk.to(dtype), TERMS):
+                gram += torch.bmm(parts.mT, parts).sum(0)
         return gram / len(positions)
 
     def pull_back(self, of_statistic: Tensor, gradient: Tensor | None, maps: Tensor) -> Tensor:
         symmetric = of_statistic + of_statistic.mT
         symmetric = (symmetric / (maps.shape[-2] * maps.shape[-1])).to(maps.dtype)
-        if gradient is not None:
-            _by_position(gradient).addmm_(_by_position(maps), symmetric)
-            return gradient
-        gradient = torch.empty_like(maps)
-        torch.mm(_by_position(maps), symmetric, out=_by_position(gradient))
+        count = TERMS if maps.device.type == "cpu" else len(symmetric)
+        factors = torch.split(_by_position(maps), count, 1), torch.split(symmetric, count)
+        for values, rows in zip(*factors, strict=True):
+            if gradient is None:
+                gradient = torch.empty_like(maps)
+                torch.mm(values, rows, out=_by_position(gradient))
+            else:
+                _by_position(gradient).addmm_(values, rows)
+        assert gradient is not None
         return gradient
 
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
@@ -60,9 +66,14 @@ def _bfloat16_gram_matrix(positions: Tensor) -> Tensor:
     the products up in float32 and rounds the sum once. A second product, from which the rounded
     sum is subtracted before the rounding, yields what was rounded away.
     """
-    whole = len(positions) // BFLOAT16_CHUNK * BFLOAT16_CHUNK
-    chunks = positions[:whole].view(-1, BFLOAT16_CHUNK, positions.shape[1])
-    return (_two_part_sum(chunks) + _two_part_sum(positions[None, whole:])) / len(positions)
+    whole, rest = _parts(positions, BFLOAT16_TERMS)
+    return (_two_part_sum(whole) + _two_part_sum(rest)) / len(positions)
+
+
+def _parts(positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns (M, C) values as (M // count, count, C), and the rest as (1, M % count, C)."""
+    whole = len(positions) // count * count
+    return positions[:whole].view(-1, count, positions.shape[1]), positions[None, whole:]
 
 
 def _two_part_sum(chunks: Tensor) -> Tensor:
