@@ -62,7 +62,8 @@ def dangers(text: str) -> list[str]:
             found.append(ast.unparse(node))
         if name == "YAML" and options.get("typ") != "'safe'":
             found.append(ast.unparse(node))
-        if name == "yaml.load" and options.get("Loader") not in {"yaml.SafeLoader", *loaders}:
+        safe = {"yaml.SafeLoader", "yaml.CSafeLoader", *loaders}
+        if name == "yaml.load" and options.get("Loader") not in safe:
             found.append(ast.unparse(node))
     return found
 

@@ -133,8 +133,8 @@ def _read_lock(modified_ns: int) -> dict[str, Any]:  # noqa: ARG001
     """Returns {stage: what dvc.lock records of it}; the file is read again only after a change."""
     try:
         # The loader in C takes a tenth of the time.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        stages: dict[str, Any] = yaml.load(LOCK_FILE.read_bytes(), loader)["stages"]  # noqa: S506
+        content = yaml.load(LOCK_FILE.read_bytes(), Loader=yaml.CSafeLoader)
+        stages: dict[str, Any] = content["stages"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
             f"{LOCK_FILE} is not as DVC writes it, perhaps because a merge left its marks there. "
