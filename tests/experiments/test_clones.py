@@ -43,10 +43,19 @@ def clone(original: Project, tmp_path: Path) -> Project:
     return original.clone(tmp_path / "clone")
 
 
-@pytest.fixture
-def pulled(clone: Project) -> Project:
+@pytest.fixture(scope="module")
+def pulled_once(original: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    clone = original.clone(tmp_path_factory.mktemp("pulled") / "clone")
     clone.dvc("pull")
     return clone
+
+
+@pytest.fixture
+def pulled(pulled_once: Project, tmp_path: Path) -> Project:
+    """A clone of the original with its data; a copy of one, because to pull takes seconds."""
+    copy = Project(tmp_path / "pulled", pulled_once.params)
+    shutil.copytree(pulled_once.folder, copy.folder, symlinks=True)
+    return copy
 
 
 def files(project: Project, *folders: str) -> dict[str, bytes]:
