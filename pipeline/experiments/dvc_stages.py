@@ -127,5 +127,5 @@ def _answer(question: Callable[[Any], Answer], answer: Future[Answer]) -> None:
 
 def _holder_of_repository() -> list[str]:
     with suppress(OSError):
-        return Path(".dvc/tmp/lock").read_text("utf-8").split()
+        return Path(".dvc", "tmp", "lock").read_text("utf-8").split()
     return ["unknown"]

@@ -223,7 +223,7 @@ def test_checkpoint_under_the_name_of_another_is_noticed(workspace: Path) -> Non
 
 HOSTILE = [
     "../../x",
-    "/tmp/x",
+    "/x",
     "image.png",
     "../first/history.csv",
     "history.csv/../../x",
