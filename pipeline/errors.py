@@ -1,4 +1,4 @@
-"""The exception for mistakes of the user, and the exit of a command that meets one."""
+"""Errors and warnings for the user, with passwords masked, and the exit status of a command."""
 
 import errno
 import re

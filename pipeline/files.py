@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the hash of a file."""
+"""Atomic writing of files, reading and writing of JSON, and the hash of a file."""
 
 import hashlib
 import json

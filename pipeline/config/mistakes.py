@@ -1,4 +1,4 @@
-"""Sentences for the mistakes in params.yaml: the place, the value, the rule, "Did you mean"."""
+"""Error messages for mistakes in params.yaml: place, value, rule, and the nearest known name."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product

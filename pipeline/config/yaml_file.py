@@ -1,4 +1,4 @@
-"""Reads a YAML file as DVC reads it, and refuses what DVC's writer or other readers would change.
+"""Reads a YAML file with DVC's parser, and refuses values that other YAML parsers read otherwise.
 
 DVC reads YAML 1.2, by ruamel.yaml. Text that YAML 1.1 takes for another value, such as on and 1:30,
 is text here, so that nothing changes where DVC writes it without its quotes.

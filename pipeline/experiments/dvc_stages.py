@@ -1,4 +1,4 @@
-"""Has DVC run stages, and find, restore and commit the results of experiments.
+"""Runs DVC's stages, and finds, restores and commits results of experiments, by its Python API.
 
 DVC's command line reads and writes all of dvc.lock for each stage, which takes longer than many an
 experiment. These are the calls of `dvc repro` and `dvc commit --force`, for all stages at once.

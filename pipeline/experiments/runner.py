@@ -37,12 +37,12 @@ def run(jobs: int | None = None) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    with _turn():
+    with _sole_runner():
         _run(jobs)
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
+def _sole_runner() -> Iterator[None]:
     """Waits until no other process is between here and the end of the block in this workspace."""
     lock = Path("data/status/_runner.lock")
     with ExitStack() as stack:

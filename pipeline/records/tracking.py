@@ -156,7 +156,8 @@ def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) ->
         known.update_from_env_vars({name: value for name, value in os.environ.items() if value})
         given = known.model_fields_set | known.read_system_settings().all().keys()
         settings = wandb.Settings(
-            **{key: value for key, value in defaults.items() if key not in given} | _said(tracking),
+            **{key: value for key, value in defaults.items() if key not in given}
+            | _settings_of_params(tracking),
             program=os.environ.get("WANDB_PROGRAM") or _command(),
             finish_timeout_raises=True,
         )
@@ -186,7 +187,7 @@ def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) ->
         ) from error
 
 
-def _said(tracking: Tracking) -> dict[str, Any]:
+def _settings_of_params(tracking: Tracking) -> dict[str, Any]:
     """Returns what params.yaml says, as fields of W&B's settings."""
     said = tracking.model_dump(exclude={"mode"}, exclude_none=True)
     return {{"group": "run_group", "tags": "run_tags"}.get(k, k): v for k, v in said.items()}
