@@ -43,7 +43,7 @@ class Objective(nn.Module):
         self.needs = merged_needs(self.terms)
         weights = {term.name: term.whole_weights for term in self.terms}
         largest = (
-            max((max(parts.values(), default=0) for parts in weights.values()), default=0) or 1
+            max((each for parts in weights.values() for each in parts.values()), default=0) or 1
         )
         self.unit = largest / LARGEST_WEIGHT
         self.factors = {
