@@ -32,7 +32,7 @@ from pipeline.errors import UserError
 from pipeline.experiments.results import set_others_aside
 from pipeline.experiments.run import run_experiment
 from pipeline.imaging.picture_files import read_picture
-from pipeline.records.checkpoints import sole_run
+from pipeline.records.locks import sole_run
 from pipeline.records.status import record_failure
 from pipeline.report import build
 from pipeline.report.pages import markdown
