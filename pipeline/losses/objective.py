@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 
 import torch
@@ -41,10 +41,8 @@ class Objective(nn.Module):
         self.features = features
         self.terms = [copy(term) for term in terms]
         self.needs = merged_needs(self.terms)
-        weights = {term.name: term.whole_weights for term in self.terms}
-        largest = (
-            max((each for parts in weights.values() for each in parts.values()), default=0) or 1
-        )
+        weights = _weights(self.terms)
+        largest = _largest(weight for parts in weights.values() for weight in parts.values())
         self.unit = largest / LARGEST_WEIGHT
         self.factors = {
             term: {part: weight / largest * LARGEST_WEIGHT for part, weight in parts.items()}
@@ -101,6 +99,22 @@ class Objective(nn.Module):
         for term in self.terms:
             term.targets = {part: fn(target) for part, target in term.targets.items()}
         return self
+
+
+def _weights(terms: Sequence[LossTerm]) -> dict[str, dict[str, float]]:
+    """Returns {term: {part: its weight in the total loss}}."""
+    weights = {term.name: term.whole_weights for term in terms}
+    others = _largest(sum(weights[term.name].values()) for term in terms if not term.relative)
+    for term in terms:
+        if term.relative:
+            parts = weights[term.name].items()
+            weights[term.name] = {part: others * weight for part, weight in parts}
+    return weights
+
+
+def _largest(weights: Iterable[float]) -> float:
+    """Returns the largest weight, or 1 if all are 0."""
+    return max(weights, default=0.0) or 1.0
 
 
 def _sum(image: Tensor, values: Iterable[Tensor]) -> Tensor:

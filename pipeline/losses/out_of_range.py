@@ -19,6 +19,7 @@ class OutOfRange(LossTerm):
 
     name, order, weight_key = "out_of_range", 40, "range_weight"
     sufficient = False
+    relative = True  # so that one default suits weights of any unit
 
     class Settings(Section):
         range_weight: Weight = 0.0

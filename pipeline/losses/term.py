@@ -44,6 +44,8 @@ class LossTerm:
     """The input pictures, ``content`` or ``style``, that its targets come from."""
     sufficient: ClassVar[bool] = True
     """Whether an experiment may have this term alone; not if every picture is a minimum of it."""
+    relative: ClassVar[bool] = False
+    """Whether its weight is a multiple of the largest weight of the other terms."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         own = {key: settings[key] for key in self.Settings.model_fields if key in settings}

@@ -83,7 +83,8 @@ def test_common_factor_of_the_weights_changes_the_unit_and_not_what_is_minimised
         total = float(losses["total"].detach()) / objective.unit
         return losses[MINIMISED], gradient, total, max(objective.factors["style"].values())
 
-    scaled = {key: value * factor for key, value in SETTINGS.items() if key.endswith("_weight")}
+    keys = ("content_weight", "style_weight", "variation_weight")  # range_weight is relative
+    scaled = {key: SETTINGS[key] * factor for key in keys}
     of_layers = {"content_weight": 0.0, "variation_weight": 0.0, "range_weight": 0.0}
     layers = {name: weight * factor for name, weight in SETTINGS["style_layers"].items()}
     for changed, settings in (
