@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from conftest import copy_of_repository
+from conftest import copy_of_repository, tiny_params
 
+TEMPLATES = TemporaryDirectory(ignore_cleanup_errors=True)
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -24,15 +28,24 @@ class Project:
 
     @classmethod
     def new(cls, folder: Path, params: dict[str, Any]) -> Project:
+        """Returns a project with nothing computed."""
         project = cls(folder, params)
         copy_of_repository(folder)
         project.change(lambda _: None)
-        project._run("git", "init", "--quiet")
+        project.run("git", "init", "--quiet")
         project.dvc("init", "--quiet")
         return project
 
+    @classmethod
+    def prepared(cls, folder: Path, params: dict[str, Any]) -> Project:
+        """Returns a project whose pictures and network are there, with other parameters since."""
+        shutil.copytree(_prepared_once(), folder, symlinks=True, dirs_exist_ok=True)
+        project = cls(folder, params)
+        project.change(lambda _: None)
+        return project
+
     def clone(self, folder: Path) -> Project:
-        self._run("git", "clone", "--quiet", ".", str(folder))
+        self.run("git", "clone", "--quiet", ".", str(folder))
         return Project(folder, self.params)
 
     def change(self, change: Change) -> None:
@@ -43,15 +56,15 @@ class Project:
 
     def commit(self) -> None:
         author = "-c", "user.name=tests", "-c", "user.email=tests@localhost"
-        self._run("git", "add", "--all")
-        self._run("git", *author, "commit", "--quiet", "--message", "a state to compare with")
+        self.run("git", "add", "--all")
+        self.run("git", *author, "commit", "--quiet", "--message", "a state to compare with")
 
     def dvc(self, *arguments: str, check: bool = True) -> str:
         return self.python("dvc", *arguments, check=check)
 
     def python(self, module: str, *arguments: str, check: bool = True) -> str:
         """Returns what a module prints; it ends well, unless it is not to be checked."""
-        return self._run(sys.executable, "-m", module, *arguments, check=check)
+        return self.run(sys.executable, "-m", module, *arguments, check=check)
 
     def repro(self) -> set[str]:
         """Returns the stages that ran."""
@@ -66,7 +79,7 @@ class Project:
             "WANDB_MODE": "disabled",
         }
 
-    def _run(self, *command: str, check: bool = True) -> str:
+    def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -77,3 +90,19 @@ class Project:
         )
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+
+def small_params() -> dict[str, Any]:
+    """Returns ``tiny_params`` with the embedded network, and without W&B."""
+    params: dict[str, Any] = tiny_params(Path())
+    params["backbone"] |= {"architecture": "vgg19-small", "weights": "embedded"}
+    params["tracking"] = {"mode": "disabled"}
+    return params
+
+
+@cache
+def _prepared_once() -> Path:
+    """Makes once what ``Project.prepared`` copies: the first stages take many seconds."""
+    project = Project.new(Path(TEMPLATES.name) / "prepared", small_params())
+    project.dvc("repro", "backbone")
+    return project.folder

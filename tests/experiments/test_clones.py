@@ -6,11 +6,9 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import tiny_params
-from projects import Project
+from projects import Project, small_params
 
 from pipeline.errors import UserError
 from pipeline.stages.report import report
@@ -19,10 +17,9 @@ CLEAN = "Data and pipelines are up to date."
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Project:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose results were pushed, after one of its experiments was removed."""
-    params: Any = tiny_params(weights_file)
-    params["tracking"] = {"mode": "disabled"}
+    params = small_params()
     params["defaults"] |= {"threads": None, "evaluations": 4}
     params["experiments"]["third"] = {"content": "chelsea", "style": "coffee"}
     params["experiments"]["removed"] = {"content": "coffee", "style": "chelsea"}
@@ -102,7 +99,7 @@ def test_removed_experiment_that_comes_back_comes_from_the_cache(
     copy.change(lambda p: p["experiments"].pop("removed"))
     assert copy.repro() <= {"fetch", "plan", "report"}
     assert (copy.folder / "data/removed/removed/image.png").is_file()
-    assert copy._run("git", "status", "--porcelain") == ""
+    assert copy.run("git", "status", "--porcelain") == ""
 
 
 def test_change_that_is_taken_back_in_a_clone_leaves_it_as_it_was(pulled: Project) -> None:
@@ -114,7 +111,7 @@ def test_change_that_is_taken_back_in_a_clone_leaves_it_as_it_was(pulled: Projec
     assert pulled.repro() == {"fetch", "plan", "stylize@first", "report"}
     assert files(pulled, "data/experiments", "reports") == before
     assert CLEAN in pulled.dvc("status")
-    assert pulled._run("git", "status", "--porcelain") == ""
+    assert pulled.run("git", "status", "--porcelain") == ""
     pulled.dvc("fetch", "--run-cache")
     set_weight(pulled, 3.0)
     assert not {name for name in pulled.repro() if "@" in name}
@@ -128,7 +125,7 @@ def test_runner_and_dvc_come_to_the_same_files(pulled: Project) -> None:
         shutil.rmtree(pulled.folder / "data/experiments" / experiment)
     shutil.rmtree(pulled.folder / ".dvc/cache")
     assert "3 experiments to compute" in pulled.python("pipeline", "run", "--jobs", "2")
-    assert pulled._run("git", "status", "--porcelain") == ""
+    assert pulled.run("git", "status", "--porcelain") == ""
 
 
 def test_report_of_some_of_the_results_is_an_error_with_its_remedy(clone: Project) -> None:
@@ -216,7 +213,7 @@ def test_runner_restores_files_that_were_lost(pulled: Project) -> None:
     (pulled.folder / "data/experiments/second/intermediates/00004.png").unlink()
     pulled.python("pipeline", "run")
     assert CLEAN in pulled.dvc("status")
-    assert pulled._run("git", "status", "--porcelain") == ""
+    assert pulled.run("git", "status", "--porcelain") == ""
 
 
 def test_report_of_experiments_that_were_not_computed_yet_is_none(pulled: Project) -> None:

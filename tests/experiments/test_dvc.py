@@ -7,18 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import save_picture, tiny_params
-from projects import Project
+from conftest import save_picture
+from projects import Project, small_params
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, weights_file: Path) -> Project:
-    params: Any = tiny_params(weights_file)
-    params["tracking"] = {"mode": "disabled"}
-    project = Project.new(tmp_path_factory.mktemp("project"), params)
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project.new(tmp_path_factory.mktemp("project"), small_params())
     ran = project.repro()
     assert ran == {"fetch", "plan", "backbone", "stylize@first", "stylize@second", "report"}
     return project
@@ -162,14 +159,13 @@ def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> 
 
 
 def test_dvc_that_is_killed_leaves_no_orphan_and_the_next_goes_on(
-    tmp_path: Path, weights_file: Path
+    tmp_path: Path,
 ) -> None:
-    params: Any = tiny_params(weights_file)
-    params["tracking"], params["checkpoints"] = {"mode": "disabled"}, {"every": 0.5}
+    params = small_params() | {"checkpoints": {"every": 0.5}}
     params["defaults"]["evaluations"] = 1500
     del params["experiments"]["second"]
     params["figures"] = {}
-    project = Project.new(tmp_path / "project", params)
+    project = Project.prepared(tmp_path / "project", params)
     record = project.folder / "data/experiments/first/history.csv"
 
     def rows() -> int:

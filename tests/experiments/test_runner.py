@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import save_picture, tiny_params
-from projects import Project
+from conftest import save_picture
+from projects import Project, small_params
 from test_tracking import of_kind, records_of
 
 from pipeline.config.plan import read_plan
@@ -27,11 +27,8 @@ GIB = 2**30
 
 
 @pytest.fixture
-def params(weights_file: Path) -> dict[str, Any]:
-    params: Any = tiny_params(weights_file)
-    params["tracking"] = {"mode": "disabled"}
-    params["checkpoints"] = {"every": 0.5}
-    return params
+def params() -> dict[str, Any]:
+    return small_params() | {"checkpoints": {"every": 0.5}}
 
 
 def run(project: Project, jobs: int = 2, check: bool = True) -> str:
@@ -99,7 +96,7 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
         "evaluations": 1,
         "first_step": 1e-9,
     }
-    project = Project.new(tmp_path / "project", params)
+    project = Project.prepared(tmp_path / "project", params)
     text = run(project, check=False)
     assert "3 experiments to compute, 2 at a time" in text
     assert "third failed: the image did not move" in text
@@ -119,7 +116,7 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
 
 def test_wandb_records_the_command_that_was_typed(tmp_path: Path, params: dict[str, Any]) -> None:
     params["tracking"] = {"mode": "offline"}
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     run(project)
     project.python("pipeline.stages.stylize", "first")
     commands = []
@@ -137,7 +134,7 @@ def test_wandb_records_the_command_that_was_typed(tmp_path: Path, params: dict[s
 
 
 def test_change_taken_back_comes_from_the_cache(tmp_path: Path, params: dict[str, Any]) -> None:
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     run(project)
     before = history(project, "first").read_bytes()
     project.change(lambda p: p["experiments"]["first"].update(content_weight=7.0))
@@ -154,7 +151,7 @@ def test_experiments_without_a_missing_picture_are_computed(
 ) -> None:
     params["images"]["lost"] = {"source": "data/own/lost.png"}
     params["experiments"]["third"] = {"content": "lost", "style": "gravel"}
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     text = run(project, check=False)
     assert "image 'lost' from data/own/lost.png: data/own/lost.png: there is no" in text
     assert "not everything was computed" in text
@@ -171,7 +168,7 @@ def test_workers_end_with_a_runner_that_is_stopped(
     number: int, status: int, tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["defaults"]["evaluations"] = 1_000_000
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     with begin(project) as process:
         workers = workers_of(process)
         assert len(workers) == 2
@@ -183,7 +180,7 @@ def test_workers_end_with_a_runner_that_is_stopped(
 def test_workers_live_in_the_limits_of_their_caller(tmp_path: Path, params: dict[str, Any]) -> None:
     """Nothing stands between a runner and its workers: they are its children."""
     params["defaults"]["evaluations"] = 1_000_000
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     limits = {"n": (psutil.RLIMIT_NOFILE, 777), "t": (psutil.RLIMIT_CPU, 9_000)}
     shell = "".join(f"ulimit -{flag} {limit};" for flag, (_, limit) in limits.items())
     with begin(project, shell, FROM_THE_CALLER="yes") as process:
@@ -221,7 +218,7 @@ def start(project: Project, log: Path) -> subprocess.Popen[bytes]:
 
 def test_second_runner_waits_for_the_first(tmp_path: Path, params: dict[str, Any]) -> None:
     params["defaults"]["evaluations"] = 600
-    project = Project.new(tmp_path / "project", params)
+    project = Project.prepared(tmp_path / "project", params)
     logs = tmp_path / "first.log", tmp_path / "second.log"
     first = start(project, logs[0])
     lock = project.folder / "data/status/_runner.lock"
@@ -236,7 +233,7 @@ def test_second_runner_waits_for_the_first(tmp_path: Path, params: dict[str, Any
 
 def test_lock_of_a_killed_runner_is_free(tmp_path: Path, params: dict[str, Any]) -> None:
     params["defaults"]["evaluations"] = 1_000_000
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     with begin(project) as process:
         process.kill()
     project.change(lambda p: p["defaults"].update(evaluations=6))
@@ -261,7 +258,7 @@ def test_runner_waits_for_dvc_in_another_process(
     code: str, tmp_path: Path, params: dict[str, Any]
 ) -> None:
     """As for `dvc gc` or a stage that `dvc repro` runs."""
-    project = Project.new(tmp_path / "project", params)
+    project = Project.prepared(tmp_path / "project", params)
     log = tmp_path / "log"
     with subprocess.Popen(
         [sys.executable, "-c", code.format(project.folder)],
@@ -286,7 +283,7 @@ def test_failure_that_is_no_missing_picture_is_not_called_one(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["backbone"]["weights"] = "lost.pth"
-    text = run(Project.new(tmp_path, params), check=False)
+    text = run(Project.prepared(tmp_path, params), check=False)
     assert "error: lost.pth: there is no file" in text
     assert "error: DVC: failed to reproduce 'backbone'" in text
     assert "picture" not in text
@@ -295,7 +292,7 @@ def test_failure_that_is_no_missing_picture_is_not_called_one(
 def test_result_that_was_edited_is_not_taken_for_the_result(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     run(project)
     edited = [history(project, "first"), history(project, "second").parent / "image.png"]
     before = [file.read_bytes() for file in edited]
@@ -313,8 +310,7 @@ def test_experiment_that_is_run_by_hand_meanwhile_is_not_disturbed(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["defaults"]["evaluations"] = 3000
-    project = Project.new(tmp_path, params)
-    project.dvc("repro", "backbone")
+    project = Project.prepared(tmp_path, params)
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.stages.stylize", "first"],
         cwd=project.folder,
@@ -334,7 +330,7 @@ def test_runner_that_is_killed_leaves_no_worker_and_the_next_goes_on(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["defaults"]["evaluations"] = 1500
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     with begin(project) as process:
         workers = workers_of(process)
         process.kill()
@@ -349,8 +345,7 @@ def test_runner_that_is_killed_leaves_no_worker_and_the_next_goes_on(
 
 def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[str, Any]) -> None:
     """It had computed experiments and not yet told DVC."""
-    project = Project.new(tmp_path, params)
-    project.dvc("repro", "backbone")
+    project = Project.prepared(tmp_path, params)
     project.python("pipeline.stages.stylize", "first")
     text = run(project)
     assert "1 experiments to compute" in text
@@ -362,7 +357,7 @@ def test_worker_that_is_killed_fails_its_experiment_and_no_other(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["defaults"]["evaluations"] = 3000
-    project = Project.new(tmp_path, params)
+    project = Project.prepared(tmp_path, params)
     log = tmp_path / "log"
     process = start(project, log)
     wait_for_checkpoints(project)
