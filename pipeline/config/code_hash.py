@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from pipeline import losses
 
 PACKAGE = Path(pipeline.__file__).parent
-DISCOVERED = "pipeline.losses"  # it imports all modules in its folder, without naming them
 
 
 def code_hash(module: str, data: Iterable[Path] = ()) -> str:
@@ -27,9 +27,10 @@ def imported_modules(module: str) -> dict[str, Path]:
     """Returns {module: its file} of a module and of all that it imports, in its functions too."""
     finder = _OwnModules(path=[str(PACKAGE.parent)])
     finder.import_hook(module)
-    if DISCOVERED in finder.modules:
-        for file in (PACKAGE / "losses").glob("[!_]*.py"):
-            finder.import_hook(f"{DISCOVERED}.{file.stem}")
+    if losses.__name__ in finder.modules:  # which imports modules without naming them
+        for package in losses.TERM_PACKAGES:
+            for file in (PACKAGE.parent / package.replace(".", "/")).glob("*.py"):
+                finder.import_hook(f"{package}.{file.stem}".removesuffix(".__init__"))
     return {name: Path(vars(each)["__file__"]) for name, each in finder.modules.items()}
 
 

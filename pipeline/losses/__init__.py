@@ -8,22 +8,28 @@ from typing import Any
 
 from pipeline.losses.term import LossTerm
 
-_NO_TERMS = {"term", "objective", "evaluator"}  # the last two import torch, which takes seconds
+TERM_PACKAGES = ("pipeline.losses.feature_terms", "pipeline.losses.pixel_terms")
+"""Every module in them is imported, without being named anywhere."""
 
 
 @cache
 def loss_terms() -> tuple[type[LossTerm], ...]:
-    """Returns the terms that the modules of this package define, by their ``order``."""
-    names = {module.name for module in pkgutil.iter_modules(__path__)} - _NO_TERMS
+    """Returns the terms that the modules of ``TERM_PACKAGES`` define, by their ``order``."""
+    packages = [import_module(name) for name in TERM_PACKAGES]
     terms = {
         value
-        for name in names
-        for value in vars(import_module(f"{__name__}.{name}")).values()
+        for package in packages
+        for module in pkgutil.iter_modules(package.__path__)
+        for value in vars(import_module(f"{package.__name__}.{module.name}")).values()
         if isinstance(value, type) and issubclass(value, LossTerm) and hasattr(value, "name")
     }
     return tuple(sorted(terms, key=lambda term: term.order))
 
 
 def make_terms(settings: Mapping[str, Any]) -> tuple[LossTerm, ...]:
-    """Returns all terms with the settings of an experiment, {key: value}."""
-    return tuple(term(settings) for term in loss_terms())
+    """Returns the terms with the settings of an experiment, {key: value}.
+
+    An optional term of weight 0 is left out, and has no columns in the history.
+    """
+    terms = (term(settings) for term in loss_terms())
+    return tuple(term for term in terms if term.weight or not term.optional)

@@ -26,7 +26,8 @@ class Objective(nn.Module):
 
     With the content and style losses this is α·L_content + β·L_style (Gatys et al. 2016, eq. 7).
     **Differs:** further terms may be added. The terms are copied, and get their targets from the
-    images, {role: (1, 3, H, W) float32, RGB in [0, 1]}.
+    images, {role: (1, 3, H, W) float32, RGB in [0, 1]}; the masks of styles are among them. With a
+    ``view``, all terms see what that function makes of the image.
 
     Attributes:
         factors: {term: {part: its weight in the total loss}}, of which the largest is
@@ -35,12 +36,23 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, features: FrozenFeatures, terms: Iterable[LossTerm], images: Mapping[str, Tensor]
+        self,
+        features: FrozenFeatures,
+        terms: Iterable[LossTerm],
+        images: Mapping[str, Tensor],
+        view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.view = view
         self.features = features
         self.terms = [copy(term) for term in terms]
         self.needs = merged_needs(self.terms)
+        ending = "_content_mask"
+        self.guides = {
+            role.removesuffix(ending): mask
+            for role, mask in images.items()
+            if role.endswith(ending)
+        }
         weights = _weights(self.terms)
         largest = _largest(weight for parts in weights.values() for weight in parts.values())
         self.unit = largest / LARGEST_WEIGHT
@@ -67,7 +79,8 @@ class Objective(nn.Module):
         ``NAME_PART``, before any weight, and as ``NAME_PART_weighted``, its share of the total; and
         the total as ``MINIMISED``.
         """
-        statistics = self.features(image, self.needs)
+        image = image if self.view is None else self.view(image)
+        statistics = self.features(image, self.needs, self.guides)
         terms: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
@@ -98,6 +111,7 @@ class Objective(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for term in self.terms:
             term.targets = {part: fn(target) for part, target in term.targets.items()}
+        self.guides = {name: fn(guide) for name, guide in self.guides.items()}
         return self
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from pipeline.networks.frozen.statistics import Statistics
 
-    Collect = Callable[[Tensor, Needs], Statistics]
+    Guides = Mapping[str, Tensor]
+    Collect = Callable[[Tensor, Needs, Guides], Statistics]
 
 WHOLE = ""
 """The one part of a term that has no parts of its own."""
@@ -44,8 +45,12 @@ class LossTerm:
     """The input pictures, ``content`` or ``style``, that its targets come from."""
     sufficient: ClassVar[bool] = True
     """Whether an experiment may have this term alone; not if every picture is a minimum of it."""
+    optional: ClassVar[bool] = False
+    """Whether a weight of 0 leaves the term out, with its columns of the history."""
     relative: ClassVar[bool] = False
     """Whether its weight is a multiple of the largest weight of the other terms."""
+    images_per_style: ClassVar[int] = 0
+    """Images of the content image's size whose memory it takes for each style image."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         own = {key: settings[key] for key in self.Settings.model_fields if key in settings}
@@ -75,7 +80,10 @@ class LossTerm:
         return {}
 
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
-        """Computes ``targets`` from {role: (1, 3, H, W) float32, RGB in [0, 1]}."""
+        """Computes ``targets`` from {role: (1, 3, H, W) float32, RGB in [0, 1]}.
+
+        ``collect(image, needs, guides)`` is ``FrozenFeatures.forward``.
+        """
 
     def sizes(self) -> dict[str, float]:
         """Returns {part: a loss that is not small}, beside which rounding can be told from 0."""
@@ -110,7 +118,7 @@ class LayerTerm(LossTerm):
 
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
         (role,) = self.image_roles
-        self.targets = collect(images[role], self.needs)[self.statistic]
+        self.targets = collect(images[role], self.needs, {})[self.statistic]
 
     def sizes(self) -> dict[str, float]:
         """Returns the losses of features that are all 0."""
@@ -164,3 +172,5 @@ LossConvention = Literal["mean", "paper"]
 """Constants of the content and style losses: means of squared differences, as in the authors' code,
 or the equations as printed. ``paper`` needs a content weight that is smaller by 2 N M, a factor
 that grows with the picture; with ``mean`` one ratio α/β serves every size (``docs/method.md``)."""
+STYLE_LAYERS = dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"), 1 / 5)
+"""The paper's layers and weights w_l, for further losses that compare with the style images."""

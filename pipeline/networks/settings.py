@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.settings import Section, Source
 
-WeightConvention = Literal["torchvision", "caffe"]
+WeightConvention = Literal["torchvision", "caffe", "caffe-256"]
 """What the input of a published VGG-19 was in training; ``weight_files.load_weights`` explains."""
 
 
@@ -31,5 +31,5 @@ class Backbone(Section):
                 f"{self.architecture} weights of its own"
             )
         if self.convention != "torchvision" and (owner or self.architecture == "vgg19-small"):
-            raise ValueError("convention caffe is for a file of VGG-19. Remove it")
+            raise ValueError(f"convention {self.convention} is for a file of VGG-19. Remove it")
         return self

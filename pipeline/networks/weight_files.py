@@ -22,10 +22,21 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "embedded" / "vgg19-small.safet
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 """What the original network subtracts from blue, green and red, on the 0–255 scale."""
 
+CAFFE_WHITE = {"caffe": 255, "caffe-256": 256}
+"""Convention → what stands for white in the input of the original network."""
+
 GIVE_A_PATH = (
     "Give the path of a file you have (.pth or .safetensors) in params.yaml, at backbone.weights "
     "(`make repro WEIGHTS=/path/to/vgg19.pth` does that), or at distillation.weights for a teacher"
 )
+
+
+def cached_imagenet_weights() -> Path | None:
+    """Returns torchvision's file of VGG-19 in torch's cache, or None if it is not there."""
+    from torchvision.models import VGG19_Weights
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_Weights.IMAGENET1K_V1.url).name
+    return path if path.is_file() else None
 
 
 def imagenet_weights() -> Path:
@@ -59,6 +70,7 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
             the authors' ``conv1_1.weight``; those of fully connected layers are ignored.
         convention: the input that the network was trained on. ``torchvision``: RGB in [0, 1], less
             the ImageNet mean, over its standard deviation. ``caffe``: BGR, 0–255, mean subtracted.
+            ``caffe-256``: the same with white at 256, as Johnson's neural-style feeds it.
 
     Raises:
         UserError: no such file, unreadable, or not VGG-19's sixteen convolutions.
@@ -82,10 +94,11 @@ def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
                     f"{', '.join(map(str, list(tensors)[:4]))}"
                 )
             weights[keys[1]] = _as_float32(tensor, keys[1], shape, path, "VGG-19")
-    if convention == "caffe":
+    if convention in CAFFE_WHITE:
+        white = CAFFE_WHITE[convention]
         weights["conv1_1.weight"] = weights["conv1_1.weight"].flip(1).contiguous()
-        weights["mean"] = torch.tensor(CAFFE_MEAN_BGR[::-1]) / 255
-        weights["std"] = torch.full((3,), 1 / 255)
+        weights["mean"] = torch.tensor(CAFFE_MEAN_BGR[::-1]) / white
+        weights["std"] = torch.full((3,), 1 / white)
     else:
         weights["mean"], weights["std"] = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     return weights

@@ -7,6 +7,8 @@ are short is divided among threads by its results. On a GPU torch always adds in
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,3 +30,19 @@ def total(values: Tensor) -> Tensor:
     if not whole:
         return values.sum()
     return total(values[:whole].view(-1, ROW).sum(1)) + values[whole:].sum()
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Returns the product of two matrices.
+
+    No sum in it, or in the gradient of ``right``, has more than ``TERMS`` terms at a time.
+    """
+    import torch
+
+    if left.is_cuda:
+        return left @ right
+    blocks = (
+        reduce(add, map(torch.mm, torch.split(rows, TERMS, 1), torch.split(right, TERMS)))
+        for rows in torch.split(left, TERMS)
+    )
+    return torch.cat(list(blocks))

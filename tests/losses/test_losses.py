@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.losses.content import ContentLoss
-from pipeline.losses.out_of_range import OutOfRange
-from pipeline.losses.style import StyleLoss, gram_matrix
+from pipeline.losses.feature_terms.content import ContentLoss
+from pipeline.losses.feature_terms.style import StyleLoss, gram_matrix
+from pipeline.losses.pixel_terms.out_of_range import OutOfRange
+from pipeline.losses.pixel_terms.total_variation import TotalVariation
 from pipeline.losses.term import WHOLE, LossConvention
-from pipeline.losses.total_variation import TotalVariation
 
 N, H, W = 5, 4, 6
 M = H * W

@@ -13,14 +13,14 @@ from conftest import REPOSITORY, objective_of
 from torch import Tensor
 
 from pipeline.losses import loss_terms, make_terms
+from pipeline.losses.feature_terms.style import StyleLoss
 from pipeline.losses.objective import LARGEST_WEIGHT, MINIMISED, Objective
-from pipeline.losses.out_of_range import OutOfRange
-from pipeline.losses.style import StyleLoss
+from pipeline.losses.pixel_terms.out_of_range import OutOfRange
 from pipeline.losses.term import LossTerm, merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
 
-NAMES = tuple(term.name for term in loss_terms())
+NAMES = tuple(term.name for term in loss_terms() if not term.optional)
 SETTINGS: Mapping[str, Any] = {
     "content_layers": {"conv2_2": 2.0},
     "style_layers": {"conv1_1": 0.5, "conv2_1": 0.25},
@@ -37,7 +37,7 @@ def features(weights: dict[str, Tensor]) -> FrozenFeatures:
 
 
 def test_terms_are_found_in_their_modules_and_ordered() -> None:
-    assert NAMES[:4] == ("content", "style", "variation", "out_of_range")
+    assert NAMES == ("content", "style", "variation", "out_of_range")
     assert [term.order for term in loss_terms()] == sorted({term.order for term in loss_terms()})
     keys = [key for term in loss_terms() for key in term.Settings.model_fields]
     assert {*SETTINGS, "convention"} <= set(keys)
@@ -128,7 +128,7 @@ def test_targets_move_with_the_objective_and_are_not_saved(
     assert objective.state_dict() == {}
     objective.double()
     (style,) = (term for term in objective.terms if term.name == "style")
-    assert style.targets["conv1_1"].dtype == torch.float64
+    assert style.targets["conv1_1@style"].dtype == torch.float64
     assert float(objective(images[0].double())["total"]) == pytest.approx(single, rel=1e-4)
 
 

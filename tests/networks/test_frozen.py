@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.errors import UserError
-from pipeline.losses.style import gram_matrix
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics
 from pipeline.networks.small_vgg import tapped
@@ -143,7 +143,7 @@ def test_what_is_kept_is_what_the_steps_say(
     network = FrozenFeatures(weights, "max", precision)
     _, tape = network.collect(IMAGE, {kind: ["conv2_2"]})
     assert [step.layer for step, *_ in tape.records] == list(network.layers[:4])
-    for number, (step, maps, indices) in enumerate(tape.records):
+    for number, (step, maps, indices, _) in enumerate(tape.records):
         assert (indices is not None) == step.pooled == (number == 2)
         if number == 0:
             assert (step.kept, maps) == ("nothing", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.losses.style import gram_matrix
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.frozen import gram_matrix as gram_module
 from pipeline.networks.frozen.gram_matrix import GramMatrix
 from pipeline.runtime.precision import cpu_has_bf16

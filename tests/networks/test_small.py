@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.distillation.student import Student
 from pipeline.errors import UserError
 from pipeline.losses import make_terms
-from pipeline.losses.style import gram_matrix
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.losses.term import LossConvention
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
 from pipeline.networks.rescaling import rescaling_means

@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.losses.objective import MINIMISED
+from pipeline.losses.pixel_terms.spectrum import SpectrumLoss
+from pipeline.losses.term import WHOLE
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.frozen.gram_matrix import GramMatrix
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import EMBEDDED, load_small
 from pipeline.optim.lbfgs import LBFGS
-from pipeline.runtime.summation import ROW, total
+from pipeline.runtime.summation import ROW, product, total
 
 THREADS = 1, 2, 3, 5, 8, 12, 16, 32, 64
 
@@ -168,3 +170,28 @@ def _differentiated(point: Tensor) -> Tensor:
     loss = total((point - 1).square())
     (point.grad,) = torch.autograd.grad(loss, point)
     return loss.detach()
+
+
+@pytest.mark.parametrize("size", [(181, 241), (192, 256)])
+def test_spectrum_loss_is_the_same_with_any_number_of_threads(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    content, style, image = (torch.rand((1, 3, *size), generator=generator) for _ in range(3))
+    image.requires_grad_()
+
+    def gradient() -> Tensor:
+        term = SpectrumLoss({"spectrum_weight": 1.0})
+        term.set_targets({"content": content, "style": style}, lambda *_: {})
+        return torch.autograd.grad(term.parts(image, {})[WHOLE], image)[0]
+
+    first, *others = by_threads(gradient)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_matrix_product_in_blocks_is_the_product_and_so_is_its_gradient() -> None:
+    left = uneven(300 * 520).view(300, 520).double()
+    right = uneven(520 * 7).view(520, 7).double().requires_grad_()
+    torch.testing.assert_close(product(left, right), left @ right)
+    gradients = [
+        torch.autograd.grad(f(left, right).square().sum(), right) for f in (product, torch.mm)
+    ]
+    torch.testing.assert_close(*gradients)

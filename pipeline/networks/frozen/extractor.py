@@ -9,10 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from pipeline.networks.frozen.convolutions import Convolution, SplitInput, frozen_convolution
 from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
-from pipeline.networks.frozen.statistics import STATISTICS, Statistics
+from pipeline.networks.frozen.statistics import (
+    NO_GUIDES,
+    Guides,
+    Statistics,
+    guide_of,
+    statistic,
+)
 from pipeline.networks.layers import LAYERS, Needs, down_to_deepest, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
@@ -48,8 +55,8 @@ def forward_steps(
     block = 1
     for name in down_to_deepest(layers, needed_layers(needs)):
         pooled, block = LAYERS[name].block != block, LAYERS[name].block
-        kinds = tuple(kind for kind in STATISTICS if name in needs.get(kind, ()))
-        by_value = dtype == torch.bfloat16 or any(STATISTICS[kind].needs_values for kind in kinds)
+        kinds = tuple(kind for kind in sorted(needs) if name in needs[kind])
+        by_value = dtype == torch.bfloat16 or any(statistic(kind).needs_values for kind in kinds)
         kept: Kept = "nothing" if not steps else "values" if by_value else "mask"
         steps.append(Step(name, pooled, kinds, kept))
     return steps
@@ -60,8 +67,9 @@ class Tape(NamedTuple):
 
     first_input: Tensor
     """What went into the first layer."""
-    records: list[tuple[Step, Tensor | None, Tensor | None]]
-    """Of each step, what is kept of its activations, and the indices of a max pooling before it."""
+    records: list[tuple[Step, Tensor | None, Tensor | None, Guides]]
+    """Of each step, what is kept of its activations, the indices of a max pooling before it, and
+    the guides at its size."""
 
 
 class FrozenFeatures(nn.Module):
@@ -100,24 +108,29 @@ class FrozenFeatures(nn.Module):
             )
             self.register_buffer(f"{name}_tap", weights.get(f"{name}.tap"), persistent=False)
 
-    def forward(self, image: Tensor, needs: Needs) -> Statistics:
+    def forward(self, image: Tensor, needs: Needs, guides: Guides = NO_GUIDES) -> Statistics:
         """Returns statistics that autograd can differentiate with respect to the image, once.
+
+        A kind ``gram_matrix@NAME`` is weighted by the guide of that name, {name: (1, 1, H, W)
+        float32 in [0, 1]} of the image's size; it goes through the network's poolings as averages.
 
         Those of a small network stand for VGG-19's, by its taps. The image and the errors are as
         for ``vgg.Features``.
         """
         if not needed_layers(needs):
             return {kind: {} for kind in needs}
-        statistics = _arranged(_CollectedStatistics.apply(image, self, needs), needs)
+        statistics = _arranged(_CollectedStatistics.apply(image, self, needs, guides), needs)
         for kind, values in statistics.items():
             for layer, value in values.items():
                 tap = getattr(self, f"{layer}_tap")
                 if tap is not None:
-                    values[layer] = STATISTICS[kind].apply_tap(value, tap)
+                    values[layer] = statistic(kind).apply_tap(value, tap)
         return statistics
 
     @torch.no_grad()
-    def collect(self, image: Tensor, needs: Needs) -> tuple[Statistics, Tape]:
+    def collect(
+        self, image: Tensor, needs: Needs, guides: Guides = NO_GUIDES
+    ) -> tuple[Statistics, Tape]:
         """Returns statistics before any taps, and what ``pull_back`` needs, as ``forward``.
 
         Autograd is not involved. At least one layer must be needed.
@@ -134,10 +147,12 @@ class FrozenFeatures(nn.Module):
             indices = None
             if step.pooled:
                 maps, indices = pool(maps, self.pooling)
+                guides = {name: avg_pool2d(guide, 2) for name, guide in guides.items()}
             maps = self._convolution(step.layer)(maps)
             for kind in step.statistics:
-                statistics[kind][step.layer] = STATISTICS[kind].collect(maps)
-            tape.records.append((step, _kept(maps, step), indices))
+                guide = guide_of(kind, guides)
+                statistics[kind][step.layer] = statistic(kind).collect(maps, guide)
+            tape.records.append((step, _kept(maps, step), indices, guides))
         return statistics, tape
 
     @torch.no_grad()
@@ -149,7 +164,7 @@ class FrozenFeatures(nn.Module):
         gradient: Tensor | None = None
         below_pooling, indices = False, None
         while tape.records:
-            step, maps, indices_before = tape.records.pop()
+            step, maps, indices_before, guides = tape.records.pop()
             if maps is None:
                 maps = self._convolution(step.layer)(tape.first_input)
             if below_pooling and step.statistics:
@@ -157,7 +172,8 @@ class FrozenFeatures(nn.Module):
                 gradient, below_pooling = pool_backward(gradient, indices, maps), False
             for kind in step.statistics:
                 of_statistic = gradients[kind][step.layer]
-                gradient = STATISTICS[kind].pull_back(of_statistic, gradient, maps)
+                guide = guide_of(kind, guides)
+                gradient = statistic(kind).pull_back(of_statistic, gradient, maps, guide)
             assert gradient is not None
             if below_pooling:
                 gradient = pool_relu_backward(gradient, indices, maps)
@@ -180,15 +196,15 @@ class _CollectedStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs
+        ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs, guides: Guides
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.needs = network, needs
-        statistics, ctx.tape = network.collect(image, needs)
+        statistics, ctx.tape = network.collect(image, needs, guides)
         return tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
 
     @staticmethod
     def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.network.pull_back(ctx.tape, _arranged(values, ctx.needs)), None, None
+        return ctx.network.pull_back(ctx.tape, _arranged(values, ctx.needs)), None, None, None
 
 
 def _kept(maps: Tensor, step: Step) -> Tensor | None:

@@ -1,10 +1,14 @@
-"""Gram matrices of feature maps, with a hand-written gradient."""
+"""Gram matrices of feature maps, with a hand-written gradient.
+
+With a guide t, a weight for each position k, G_ij = Σ_k t_k² F_ik F_jk / Σ_k t_k²: the guided Gram
+matrix of Gatys et al. 2017, eq. 4 to 6. Without one, all positions count the same.
+"""
 
 import torch
 from torch import Tensor
 
 from pipeline.runtime.precision import cpu_has_bf16, has_cudnn
-from pipeline.runtime.summation import TERMS
+from pipeline.runtime.summation import TERMS, total
 
 CHUNK = 2**14
 """Positions that a CPU takes at a time: their values fit into its cache."""
@@ -13,31 +17,38 @@ BFLOAT16_TERMS = 512
 
 
 class GramMatrix:
-    """``pipeline.losses.style.gram_matrix``, without a float32 copy of the maps."""
+    """``losses.feature_terms.style.gram_matrix``, without a float32 copy of the maps."""
 
     needs_values = True
 
-    def collect(self, maps: Tensor) -> Tensor:
+    def collect(self, maps: Tensor, guide: Tensor | None = None) -> Tensor:
         positions = _by_position(maps)
+        if guide is not None:
+            dtype = torch.promote_types(maps.dtype, torch.float32)
+            weights = _position_weights(guide).to(dtype)
+            return _exact_gram_matrix(positions, dtype, weights.sqrt())
         if maps.dtype == torch.bfloat16 and has_cudnn(maps):
             return torch.mm(positions.T, positions, out_dtype=torch.float32) / len(positions)
         if maps.dtype == torch.bfloat16 and maps.device.type == "cpu" and cpu_has_bf16():
             return _bfloat16_gram_matrix(positions)
         dtype = torch.promote_types(maps.dtype, torch.float32)
-        if maps.device.type != "cpu":
-            exact = positions.to(dtype)
-            return exact.T @ exact / len(positions)
-        gram = positions.new_zeros((maps.shape[1], maps.shape[1]), dtype=dtype)
-        for chunk in torch.split(positions, CHUNK):
-            for parts in _parts(chunk.to(dtype), TERMS):
-                gram += torch.bmm(parts.mT, parts).sum(0)
-        return gram / len(positions)
+        return _exact_gram_matrix(positions, dtype) / len(positions)
 
-    def pull_back(self, of_statistic: Tensor, gradient: Tensor | None, maps: Tensor) -> Tensor:
-        symmetric = of_statistic + of_statistic.mT
-        symmetric = (symmetric / (maps.shape[-2] * maps.shape[-1])).to(maps.dtype)
+    def pull_back(
+        self,
+        of_statistic: Tensor,
+        gradient: Tensor | None,
+        maps: Tensor,
+        guide: Tensor | None = None,
+    ) -> Tensor:
+        symmetric, positions = of_statistic + of_statistic.mT, _by_position(maps)
+        if guide is None:
+            symmetric = symmetric / len(positions)
+        else:
+            positions = (positions * _position_weights(guide)).to(maps.dtype)
+        symmetric = symmetric.to(maps.dtype)
         count = TERMS if maps.device.type == "cpu" else len(symmetric)
-        factors = torch.split(_by_position(maps), count, 1), torch.split(symmetric, count)
+        factors = torch.split(positions, count, 1), torch.split(symmetric, count)
         for values, rows in zip(*factors, strict=True):
             if gradient is None:
                 gradient = torch.empty_like(maps)
@@ -57,6 +68,30 @@ class GramMatrix:
 def _by_position(maps: Tensor) -> Tensor:
     """Returns (1, C, H', W') maps as an (M, C) view."""
     return maps.permute(0, 2, 3, 1).view(-1, maps.shape[1])
+
+
+def _position_weights(guide: Tensor) -> Tensor:
+    """Returns t_k² / Σ t² of a (1, 1, H', W') guide, as (M, 1)."""
+    squares = guide.square().view(-1, 1)
+    return squares / total(squares)
+
+
+def _exact_gram_matrix(
+    positions: Tensor, dtype: torch.dtype, factors: Tensor | None = None
+) -> Tensor:
+    """Returns Fᵀ F of (M, C) values, computed in a dtype, each row times its factor, (M, 1)."""
+    if positions.device.type != "cpu":
+        exact = positions.to(dtype)
+        exact = exact if factors is None else exact * factors
+        return exact.T @ exact
+    gram = positions.new_zeros((positions.shape[1], positions.shape[1]), dtype=dtype)
+    for start in range(0, len(positions), CHUNK):
+        chunk = positions[start : start + CHUNK].to(dtype)
+        if factors is not None:
+            chunk = chunk * factors[start : start + CHUNK]
+        for parts in _parts(chunk, TERMS):
+            gram += torch.bmm(parts.mT, parts).sum(0)
+    return gram
 
 
 def _bfloat16_gram_matrix(positions: Tensor) -> Tensor:

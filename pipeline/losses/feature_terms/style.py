@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-from pipeline.losses.term import LayerTerm, LayerWeights, LossConvention
+from pipeline.losses.styles import StyleTerm, weighted_sum
+from pipeline.losses.term import LayerWeights, LossConvention
 from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.losses.term import Collect
 
-class StyleLoss(LayerTerm):
-    """β Σ_l w_l E_l, where E_l compares the Gram matrix with that of the style image.
+StyleMix = Literal["losses", "gram_matrices"]
+"""How several styles mix. ``losses``: Σ_s λ_s E(G, A_s). ``gram_matrices``: E(G, Σ_s λ_s A_s)."""
 
-    The style image may have any size: Gram matrices are divided by the number of positions.
+
+class StyleLoss(StyleTerm):
+    """β Σ_l w_l E_l, where E_l compares the Gram matrix with those of the style images.
+
+    A style image may have any size: Gram matrices are divided by the number of positions.
     """
 
     name, order = "style", 20
-    statistic, image_roles = "gram_matrix", ("style",)
+    statistic = "gram_matrix"
     weight_key, layers_key = "style_weight", "style_layers"
 
     class Settings(Section):
         style_layers: LayerWeights
         style_weight: Weight
+        style_mix: StyleMix = "losses"
         convention: LossConvention = "mean"
+
+    def compared_styles(self, layer: str) -> dict[str, float]:
+        shares = self.shares(layer)
+        if self.settings["style_mix"] == "losses":
+            return shares
+        return {next(iter(shares)): 1.0}
+
+    def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
+        super().set_targets(images, collect)
+        if self.settings["style_mix"] == "gram_matrices":
+            targets, self.targets = self.targets, {}
+            for layer in self.part_weights:
+                shares = self.shares(layer)
+                mixed = ((share, targets[f"{layer}@{role}"]) for role, share in shares.items())
+                self.targets[f"{layer}@{next(iter(shares))}"] = weighted_sum(mixed)
 
     def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
         """Returns the loss of a layer with Gram matrix G and target A, both (C, C).

@@ -1,0 +1,1 @@
+"""Loss terms on statistics of the network's layers, one module each."""

@@ -1,0 +1,1 @@
+"""Loss terms on the pixels of the image, one module each."""
