@@ -10,6 +10,9 @@ EXPERIMENTS = Path("data/experiments")
 REMOVED = Path("data/removed")  # results of experiments that params.yaml no longer names
 REPORTS = Path("reports")
 
+# In the folder of an experiment, in the one of its folders that DVC tracks as a whole.
+TIMELAPSE = Path("intermediates/timelapse.webp")
+
 # No name of an experiment begins with "_".
 BACKBONE_PLAN = PLANS / "_backbone.json"
 REPORT_PLAN = PLANS / "_report.json"

@@ -1,4 +1,7 @@
-"""Fetches the pictures of the catalogue into ``data/images``, as upright 8-bit sRGB PNG files."""
+"""Fetches the pictures of the catalogue into ``data/images``, as upright 8-bit sRGB PNG files.
+
+They keep their transparency, which ``read_picture`` composites on white.
+"""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -8,7 +11,7 @@ from pipeline import paths
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.imaging.downloads import locate
-from pipeline.imaging.picture_files import read_picture, read_text, write_png
+from pipeline.imaging.picture_files import read_text, read_with_alpha, write_png
 
 OWN_PICTURES = Path("data/own")  # which DVC watches
 
@@ -62,7 +65,7 @@ def _fetch(
     if before and before == _record(text, code, file, target):
         return dict(before)
     try:
-        picture = read_picture(file)
+        picture = read_with_alpha(file)
     except UserError:
         if file.parent == paths.downloads():
             file.unlink(missing_ok=True)  # so that it is downloaded again
@@ -75,7 +78,7 @@ def _fetch(
 def _record(text: Mapping[str, str], code: str, file: Path, target: Path) -> dict[str, str]:
     try:
         return {**text, "code": code, "file": sha256(file), "picture": sha256(target)}
-    except OSError:  # not there yet; of a file that cannot be read, read_picture says more
+    except OSError:  # not there yet; of a file that cannot be read, read_with_alpha says more
         return {}
 
 

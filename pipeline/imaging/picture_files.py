@@ -7,16 +7,26 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.errors import Notice, UserError
 from pipeline.files import replacing
-from pipeline.imaging.pixel_formats import check_pixels, to_srgb
+from pipeline.imaging.pixel_formats import check_pixels, on_white, to_srgb
 from pipeline.imaging.repairs import repaired
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP")
+try:
+    import pillow_heif
+except ImportError:  # the other formats are read without it
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "HEIF", "AVIF")
 """Formats that are read, by Pillow's names. Some others are unsafe: EPS runs another program."""
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What follows ``ftyp`` at the start of a HEIF file: HEIC is HEIF with pixels in HEVC."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,11 +41,15 @@ _TURNS = {
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Returns the picture in a file, as mode RGB.
+    """Returns the picture in a file, as mode RGB: that of ``read_with_alpha`` on white."""
+    return on_white(read_with_alpha(path))
 
-    EXIF orientation is applied, an embedded ICC profile is converted to sRGB, alpha is composited
-    on white, more bits are reduced to 8. What is damaged beside the pixels is ignored with a
-    ``Notice``.
+
+def read_with_alpha(path: Path) -> Image.Image:
+    """Returns the picture in a file, as mode RGB, or RGBA if some pixel is transparent.
+
+    Its orientation is applied, an embedded ICC profile is converted to sRGB, more bits are reduced
+    to 8. What is damaged beside the pixels is ignored with a ``Notice``.
 
     Raises:
         UserError: not a picture of ``FORMATS``, truncated, animated, of floating point or signed
@@ -58,25 +72,25 @@ def read_picture(path: Path) -> Image.Image:
     except UserError as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # Pillow's parsers raise anything when the bytes are malicious
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path} cannot be read as a picture, or is cut short: {reason}. Get it anew"
         ) from error
     if notes:
-        warnings.warn(Notice(f"{path}: {'; '.join(notes)}"), stacklevel=2)
+        warnings.warn(Notice(f"{path}: {'; '.join(notes)}"), stacklevel=3)
     return picture
 
 
 def _read(path: Path) -> tuple[Image.Image, list[str]]:
-    """Returns a picture as mode RGB, and notes of what is ignored; raises what Pillow raises."""
+    """Returns the picture of ``read_with_alpha``, and notes; raises what Pillow raises."""
     with warnings.catch_warnings():
         # Pillow warns of harmless damage too.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         content, notes = repaired(path.read_bytes())
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-            # MPO is a JPEG photograph with further views. n_frames would read the whole file.
-            if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        with Image.open(io.BytesIO(content), formats=_readable()) as picture:
+            # MPO and HEIF are photographs with further views. n_frames would read the whole file.
+            if getattr(picture, "is_animated", False) and picture.format not in ("MPO", "HEIF"):
                 raise UserError("has several frames; one is needed. Save the one you want")
             check_pixels(picture)
             bits = 8
@@ -93,8 +107,16 @@ def _read(path: Path) -> tuple[Image.Image, list[str]]:
     return upright, [*notes, *ignored, *more]
 
 
+def _readable() -> list[str]:
+    """Returns the formats that are installed."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, list[str]]:
     """Returns what makes a picture upright, and a note if its EXIF data is damaged."""
+    if picture.format == "HEIF":  # its decoder has done it
+        return None, []
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")
         try:
@@ -110,7 +132,12 @@ def _turn(picture: Image.Image) -> tuple[Image.Transpose | None, list[str]]:
 
 def _what_is_wrong(start: bytes) -> str:
     """Returns the end of a sentence about a file that Pillow does not open."""
-    for name in FORMATS:
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
+        return (
+            "is a HEIC picture, which the package pillow-heif reads. Install that with `pip "
+            "install pillow-heif`, or save the picture as JPEG"
+        )
+    for name in _readable():
         accepts = Image.OPEN[name][1]
         if accepts is not None and accepts(start):
             return (
@@ -121,14 +148,26 @@ def _what_is_wrong(start: bytes) -> str:
     return f"is not a picture: {content}. Give a file in one of the formats {', '.join(FORMATS)}"
 
 
-def write_png(picture: Image.Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes a PNG with ``text`` as text chunks, atomically; equal input gives equal bytes."""
+def write_png(
+    picture: Image.Image,
+    path: Path,
+    text: Mapping[str, str],
+    profile: bytes | None = None,
+    dpi: int | None = None,
+) -> None:
+    """Writes a PNG with ``text`` as text chunks, atomically; equal input gives equal bytes.
+
+    ``profile`` is an ICC profile, and ``dpi`` pixels per inch.
+    """
     chunks = PngImagePlugin.PngInfo()
     for key, value in text.items():
         chunks.add_itxt(key, value)
     with replacing(path) as temporary:
         # A higher level takes twice as long and makes files of such pictures no smaller.
-        picture.save(temporary, format="PNG", pnginfo=chunks, compress_level=1)
+        options: dict[str, Any] = {"pnginfo": chunks, "icc_profile": profile, "compress_level": 1}
+        if dpi is not None:
+            options["dpi"] = (dpi, dpi)
+        picture.save(temporary, format="PNG", **options)
 
 
 def read_text(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Converts every kind of pixel that Pillow opens to 8-bit sRGB: depth, sign, profile, transparency.
+"""Converts every kind of pixel that Pillow opens to 8-bit sRGB: depth, sign, profile, opacity.
 
 Pillow leaves greys of more than 8 bits as they are stored, whichever value is white.
 """
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
 
 from pipeline.errors import UserError
+from pipeline.imaging.output.srgb_profile import SRGB_PROFILE
 
 _DEEP_GREYS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES_OF_PROFILES = ("L", "I;16", "RGB", "CMYK", "YCbCr", "LAB")
@@ -42,8 +43,9 @@ def check_pixels(picture: Image.Image) -> None:
 
 
 def to_srgb(picture: Image.Image, bits: int) -> tuple[Image.Image, list[str]]:
-    """Returns a loaded picture as mode RGB, on white, and notes of what is ignored.
+    """Returns a loaded picture, and notes of what is ignored.
 
+    Its mode is RGB, or RGBA if some pixel is transparent.
     ``bits`` are those of a stored value, which may be fewer than those of Pillow's mode.
     """
     notes: list[str] = []
@@ -58,15 +60,23 @@ def to_srgb(picture: Image.Image, bits: int) -> tuple[Image.Image, list[str]]:
         colours = picture.convert("L" if picture.mode in ("LA", "1") else "RGB")
     else:
         colours = picture
-    if profile:
+    if profile and profile != SRGB_PROFILE:
         try:
             colours = _from_profile(colours, profile)
         except (ImageCms.PyCMSError, OSError) as error:
             notes.append(f"its ICC profile is ignored ({error})")
     colours = _with_eight_bits(colours).convert("RGB")
-    if alpha is None:
-        return colours, notes
-    return Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha), notes
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        colours.putalpha(alpha)
+    return colours, notes
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Returns a picture of mode RGB or RGBA as mode RGB, composited on white."""
+    if picture.mode == "RGB":
+        return picture
+    white = Image.new("RGB", picture.size, "white")
+    return Image.composite(picture.convert("RGB"), white, picture.getchannel("A"))
 
 
 def _alpha(picture: Image.Image, bits: int) -> Image.Image | None:

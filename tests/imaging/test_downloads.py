@@ -18,6 +18,7 @@ from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.imaging.downloads import Limit, locate
 from pipeline.imaging.fetching import fetch_images
+from pipeline.imaging.picture_files import read_picture
 from pipeline.records.status import read_failure
 from pipeline.stages.fetch import fetch
 
@@ -160,6 +161,15 @@ def test_picture_is_written_again_only_after_a_change(workspace: Path, catalogue
     before = written()
     fetch_images({"subject": ("mine.png", None)}, "the hash of other code")
     assert paths.picture("subject").stat().st_ino != before
+
+
+def test_transparency_is_kept_beside_the_colours(workspace: Path) -> None:
+    Image.new("RGBA", (8, 6), (200, 0, 0, 51)).save("mine.png")
+    assert fetch_images({"subject": (str(workspace / "mine.png"), None)}, "code") == {}
+    fetched = paths.picture("subject")
+    with Image.open(fetched) as stored:
+        assert (stored.mode, stored.getpixel((0, 0))) == ("RGBA", (200, 0, 0, 51))
+    assert read_picture(fetched).getpixel((0, 0)) == (244, 204, 204)
 
 
 def test_deadline_holds_outside_the_main_thread(server: str, tmp_path: Path) -> None:

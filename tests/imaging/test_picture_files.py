@@ -10,7 +10,7 @@ from conftest import save_picture
 from PIL import Image, ImageCms
 
 from pipeline.errors import Notice, UserError
-from pipeline.imaging.picture_files import read_picture, write_png
+from pipeline.imaging.picture_files import read_picture, read_with_alpha, write_png
 
 
 def pixel(path: Path, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
@@ -70,6 +70,23 @@ def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
     assert pixel(tmp_path / "half.png") == pytest.approx((255, 127, 127), abs=1)
     assert pixel(tmp_path / "grey.png") == (255, 255, 255)
     assert pixel(tmp_path / "palette.png") == (255, 255, 255)
+
+
+def test_stored_transparency_is_read_as_that_of_the_original(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (9, 7, 4)).astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "original.png")
+    stored = read_with_alpha(tmp_path / "original.png")
+    write_png(stored, tmp_path / "stored.png", {})
+    assert np.array_equal(np.asarray(stored), values)
+    assert np.array_equal(
+        np.asarray(read_picture(tmp_path / "stored.png")),
+        np.asarray(read_picture(tmp_path / "original.png")),
+    )
+
+
+def test_opaque_picture_has_no_alpha(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (9, 8, 7, 255)).save(tmp_path / "opaque.png")
+    assert read_with_alpha(tmp_path / "opaque.png").mode == "RGB"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,30 @@ def test_resizing_stays_in_range_and_does_nothing_at_the_same_size(
     larger = resize(step, (48, 80), "bicubic", antialias=True)
     assert larger.min() >= 0
     assert larger.max() <= 1
+
+
+def axis_of_pillow_2_6(row: list[float], length: int) -> list[float]:
+    """Returns a row of values at another length, by the formula written out."""
+    values = []
+    for x in range(length):
+        place = x * (len(row) / length) - 0.5
+        left = math.floor(place)
+        a, b = (row[min(max(each, 0), len(row) - 1)] for each in (left, left + 1))
+        values.append(a + (b - a) * (place - left))
+    return values
+
+
+@pytest.mark.parametrize("size", [(5, 8), (11, 23), (17, 40), (40, 17), (1, 3), (31, 29)])
+def test_pillow_2_6_interpolates_two_neighbours_and_truncates(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (17, 29, 3), dtype=np.uint8)
+    resized = resize(to_tensor(Image.fromarray(pixels)), size, "pillow-2.6", antialias=False)
+    assert resized.dtype == torch.float32
+    assert resized.is_contiguous()
+    for channel in range(3):
+        rows = [axis_of_pillow_2_6(row, size[1]) for row in pixels[..., channel].tolist()]
+        columns = [axis_of_pillow_2_6(list(each), size[0]) for each in zip(*rows, strict=True)]
+        expected = np.floor(np.array(columns).T)
+        assert np.array_equal(np.asarray(to_picture(resized))[..., channel], expected)
 
 
 def test_noise_depends_on_its_seed_alone_and_has_its_level() -> None:
