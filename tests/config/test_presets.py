@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from dvc.utils.hydra import apply_overrides
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from pipeline.config.edits.presets import PAPER, vgg19_from, write_values
 from pipeline.config.params import read_params
-from pipeline.config.presets import PAPER, vgg19_from, write_values
 from pipeline.errors import UserError
 
 SHIPPED = REPOSITORY / "params.yaml"
@@ -62,6 +63,60 @@ def test_missing_line_is_named_and_nothing_written(path: Path) -> None:
     assert "glass" in path.read_text("utf-8")
 
 
+def test_missing_section_is_named(path: Path) -> None:
+    path.write_text("cast: [a, b]\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no line `painting:` under `cast:`"):
+        write_values({("cast", "painting"): "ihc"}, path)
+
+
+def test_file_that_is_not_yaml_is_named_and_left(path: Path) -> None:
+    path.write_text("cast: {a: [}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="is not YAML"):
+        write_values({("cast", "a"): "ihc"}, path)
+    assert path.read_text("utf-8") == "cast: {a: [}\n"
+
+
+@pytest.mark.parametrize("value", [1e-5, 1e300, 0.1, 3, True, None, "null", "a b", "pillow-2.6"])
+def test_every_value_is_read_as_what_was_written(value: object, path: Path) -> None:
+    written = {"layers": {"conv1_1": value}, "list": [value, {"size": value}], "alone": value}
+    path.write_text("a:\n  layers: 1 # one\n  list: 2\n  alone:\nb: 3\n", encoding="utf-8")
+    write_values({("a", key): each for key, each in written.items()}, path)
+    for read in (yaml.safe_load, YAML(typ="safe", pure=True).load):
+        assert read(path.read_text("utf-8")) == {"a": written, "b": 3}
+    assert " # one\n" in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[x, y]", "[1]"),
+        ("\n    - x\n    # why\n    - {y: z}", "[1]"),
+        ("\n  - x\n  - y  # last", "[1]  # last"),
+        ("\n    x: 1\n    y:\n      - 2", "[1]"),
+        ("[x,\n    y]  # two", "[1]  # two"),
+        ("&anchor [x]", "&anchor [1]"),
+        ("*other  # alias", "[1]  # alias"),
+        ('"a: # b"  # text', "[1]  # text"),
+        (">-\n    folded\n    text", "[1]"),
+        ("", "[1]"),
+    ],
+)
+def test_value_of_any_style_is_replaced_and_what_is_around_it_stays(
+    before: str, after: str, path: Path
+) -> None:
+    around = "o: &other 5\na:\n  # above\n  key: {}\n  # below\n  next: 2\n"
+    path.write_text(around.replace("{}", before), encoding="utf-8")
+    write_values({("a", "key"): [1]}, path)
+    assert path.read_text("utf-8").replace("] \n", "]\n") == around.replace("{}", after)
+
+
+def test_keys_of_a_mapping_are_replaced_line_by_line(path: Path) -> None:
+    write_values({("defaults", "lbfgs"): {"history_size": 7, "line_search_fn": None}}, path)
+    assert lines_changed(path) == ["    history_size: 20"]
+    write_values({("defaults", "lbfgs"): {"history_size": 7, "new": 1}}, path)
+    assert "  lbfgs: {history_size: 7, new: 1}\n" in path.read_text("utf-8")
+
+
 def test_the_papers_pictures_replace_ours_line_by_line(path: Path) -> None:
     write_values(PAPER, path)
     params = read_params(path)
@@ -78,21 +133,24 @@ def test_figures_follow_the_cast(path: Path) -> None:
     copies = "".join(f"  part-{part}:\n    source: data/own/{part}.png\n" for part in cast)
     path.write_text(text.replace("\nimages:\n", f"\nimages:\n{copies}", 1), encoding="utf-8")
     write_values({("cast", part): f"part-{part}" for part in cast}, path)
-    shown = [(e.content, e.style) for e in read_params(path).experiments.values()]
+    shown = [(e.content, e.images["style"]) for e in read_params(path).experiments.values()]
     assert {picture for pair in shown for picture in pair} == {f"part-{part}" for part in cast}
     for letter in "bcdef":
         experiment = read_params(path).experiments[f"fig3-{letter}"]
-        assert (experiment.content, experiment.style) == ("part-photograph", f"part-style_{letter}")
+        assert (experiment.content, experiment.images["style"]) == (
+            "part-photograph",
+            f"part-style_{letter}",
+        )
 
 
 def test_figures_follow_the_paper_in_a_file_that_dvc_wrote(path: Path) -> None:
     apply_overrides(path, ["cast.photograph=coffee", "cast.style_b=glass"])
     experiments = read_params(path).experiments
-    assert (experiments["fig3-b"].content, experiments["fig3-b"].style) == ("coffee", "glass")
+    assert tuple(experiments["fig3-b"].images.values()) == ("coffee", "glass")
     assert experiments["fig6-noise-0"].content == "coffee"
     write_values(PAPER, path)
     after = read_params(path).experiments
-    assert (after["fig3-b"].content, after["fig3-b"].style) == ("neckarfront", "shipwreck")
+    assert tuple(after["fig3-b"].images.values()) == ("neckarfront", "shipwreck")
     assert after["fig4-1"].images == {"content": "neckarfront", "style": "composition_vii"}
 
 

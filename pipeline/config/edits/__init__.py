@@ -1,0 +1,1 @@
+"""Changes to params.yaml by a command: presets, and experiments that are added."""

@@ -1,0 +1,97 @@
+"""Adds an experiment to params.yaml; its other lines stay as they are."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.params import PARAMS_FILE, read_params, validated
+from pipeline.config.schema import Experiment, Params
+from pipeline.config.yaml_file import parse
+from pipeline.errors import UserError
+from pipeline.files import write_text
+
+
+def add_experiment(name: str, params: Params, path: Path = PARAMS_FILE) -> None:
+    """Adds the one experiment of ``params`` to a file under a name, and the pictures it lacks.
+
+    The settings that differ from the ``defaults`` of the file are written; the file's network is
+    not changed.
+
+    Raises:
+        UserError: the file has an experiment of that name, or cannot be read.
+    """
+    there = read_params(path)
+    if name in there.experiments:
+        raise UserError(f"{path} has an experiment {name!r}. Choose another name")
+    (experiment,) = params.experiments.values()
+    known = {image.source: image_name for image_name, image in there.images.items()}
+    names: dict[str, str] = {}
+    new: dict[str, dict[str, Any]] = {}
+    for image in dict.fromkeys(experiment.images.values()):
+        source = _near(params.images[image].source, path)
+        names[image] = known.get(source) or _free(image, [*there.images, *there.cast, *new])
+        if source not in known:
+            new[names[image]] = {"source": source}
+    text = path.read_text(encoding="utf-8")
+    text = _inserted(text, "experiments", {name: _changes(experiment, there, names)})
+    text = _inserted(text, "images", new)
+    validated(parse(text.encode(), str(path)), f"{path} with the experiment {name!r}")
+    write_text(path, text)
+    if params.backbone != there.backbone:
+        print(f"{path}: the network is that of its section backbone, not the one used here")
+
+
+def _changes(experiment: Experiment, there: Params, names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the settings of an experiment that differ from the file's defaults."""
+    defaults = there.defaults.model_dump(mode="json")
+    settings = experiment.model_dump(mode="json")
+    pictures = {key: _renamed(settings[key], names) for key in ("content", "style", "init")}
+    return {
+        key: value
+        for key, value in (pictures | settings | pictures).items()
+        if key != "intermediates" and (key not in defaults or value != defaults[key])
+    }
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Returns a picture, a style or a mask with the names that the pictures have in the file."""
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    if isinstance(value, dict):
+        pictures = {"image", "content_mask", "style_mask"}
+        return {k: _renamed(each, names) if k in pictures else each for k, each in value.items()}
+    return names.get(value, value)
+
+
+def _near(source: str, path: Path) -> str:
+    """Returns a path below the file's folder relative to it, and any other source as it is."""
+    folder = path.absolute().parent
+    if source.startswith("/") and Path(source).is_relative_to(folder):
+        return Path(source).relative_to(folder).as_posix()
+    return source
+
+
+def _free(name: str, taken: list[str]) -> str:
+    candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(each for each in candidates if each not in taken)
+
+
+def _inserted(text: str, section: str, entries: Mapping[str, dict[str, Any]]) -> str:
+    """Returns the text of a file with entries at the beginning of a section."""
+    if not entries:
+        return text
+    match = re.search(rf"^{section}:[ ]*(#.*)?\n", text, re.MULTILINE)
+    if match is None:
+        raise UserError(f"params.yaml has no line `{section}:`. Add it")
+    lines = "".join(
+        f"  {name}:\n" + "".join(f"    {key}: {_flow(value)}\n" for key, value in entry.items())
+        for name, entry in entries.items()
+    )
+    return text[: match.end()] + lines + text[match.end() :]
+
+
+def _flow(value: Any) -> str:
+    """Returns a value on one line; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
