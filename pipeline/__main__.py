@@ -8,20 +8,22 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config.edits.tool_presets import TOOLS
 from pipeline.errors import UserError, command_line
 
 JOBS_HELP = "Experiments at a time; by default as cores and memory allow."
+SIZE_HELP = "Length of the edge in pixels in place of the tool's; sizes before it follow."
 app = typer.Typer(
     help="Neural style transfer (Gatys et al. 2016) as reproducible experiments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-preset = typer.Typer(
+presets = typer.Typer(
     help="Write a group of values into params.yaml. No other line of it changes.",
     no_args_is_help=True,
 )
-app.add_typer(preset, name="preset")
+app.add_typer(presets, name="preset")
 
 
 @app.command()
@@ -30,6 +32,63 @@ def check() -> None:
     from pipeline.config.params import PARAMS_FILE, read_params
 
     print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")
+
+
+Content = Annotated[str, typer.Argument(help="The picture whose content is kept: a path or URL.")]
+Styles = Annotated[list[str], typer.Argument(help="One or several pictures in whose style.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="By default CONTENT-STYLE.png here.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="A setting as in params.yaml."),
+]
+Pictures = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="A further picture, for a mask or as init."),
+]
+Quality = Annotated[
+    str, typer.Option(metavar="final", help="1024 pixels; VGG-19, if its weights are here.")
+]
+Preset = Annotated[
+    str, typer.Option(metavar="TOOL", help=f"Another tool's definitions: {', '.join(TOOLS)}.")
+]
+SaveAs = Annotated[
+    str, typer.Option(metavar="NAME", help="Add it to params.yaml here, as an experiment.")
+]
+Preview = Annotated[bool, typer.Option("--preview", help="256 pixels, in about half a minute.")]
+
+
+@app.command()
+def transfer(
+    content: Content,
+    styles: Styles,
+    out: Out = None,
+    settings: Assignments = None,
+    picture: Pictures = None,
+    preview: Preview = False,
+    quality: Quality = "",
+    preset: Preset = "",
+    save_as: SaveAs = "",
+) -> None:
+    """Compute one picture: the content of CONTENT in the style of STYLES.
+
+    \b
+    Examples:
+      style-transfer cat.jpg painting.jpg --preview
+      style-transfer cat.jpg painting.jpg -o cat.png --set size=1024 --set content_weight=0.1
+      style-transfer cat.jpg night.jpg day.jpg --set colour=luminance --quality final
+    """
+    from pipeline.experiments.request import Request, default_out
+    from pipeline.experiments.single import transfer
+
+    if quality not in ("", "final") or (quality and preview):
+        raise UserError(
+            f"--quality is {quality!r}, but it can only be final, and not with --preview. Leave "
+            "one out"
+        )
+    request = Request(
+        content, styles, settings or [], picture or [], "preview" if preview else quality, preset
+    )
+    transfer(request, out or default_out(request), save_as)
 
 
 @app.command()
@@ -45,20 +104,40 @@ def run(jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "") -> None:
     run(int(jobs) if jobs else None)
 
 
-@preset.command()
+@presets.command()
 def paper() -> None:
     """The pictures, the network and the size of the paper."""
-    from pipeline.config.presets import PAPER, write_values
+    from pipeline.config.edits.presets import PAPER, write_values
 
     write_values(PAPER)
 
 
-@preset.command()
+@presets.command()
 def weights(path: Annotated[Path, typer.Argument(help="VGG-19 as .pth or .safetensors.")]) -> None:
     """VGG-19 with the weights in a file, as the network."""
-    from pipeline.config.presets import vgg19_from, write_values
+    from pipeline.config.edits.presets import vgg19_from, write_values
 
     write_values(vgg19_from(path))
+
+
+def _add_tool(name: str, title: str) -> None:
+    @presets.command(name, help=title)
+    def write(size: Annotated[int | None, typer.Option(min=16, help=SIZE_HELP)] = None) -> None:
+        from pipeline.config.edits import tool_presets
+        from pipeline.config.edits.presets import values_of, write_values
+
+        write_values(values_of(tool_presets.preset(name, size)))
+
+
+for _name, _tool in TOOLS.items():
+    _add_tool(_name, _tool.title)
+
+
+def style_transfer() -> None:
+    """The console script ``style-transfer CONTENT STYLE``."""
+    single = typer.Typer(pretty_exceptions_enable=False)
+    single.command()(transfer)
+    command_line(single)
 
 
 if __name__ == "__main__":

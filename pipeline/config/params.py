@@ -6,13 +6,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.mistakes import choices, contradictions, validation_mistakes
-from pipeline.config.schema import IMAGE_ROLES, Experiment, Params, Settings
+from pipeline.config.schema import Experiment, Params, Settings
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError
 from pipeline.settings import sections_in
 
 PARAMS_FILE = Path("params.yaml")
 MISTAKES_SHOWN = 20
+PICTURE_KEYS = ("image", "content_mask", "style_mask")
+"""The keys of a style, or of its masks, that name a picture."""
 
 
 def read_params(path: Path = PARAMS_FILE) -> Params:
@@ -25,7 +27,14 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         UserError: the file cannot be read or has mistakes; each is listed with its place and rule.
     """
-    content = read_mapping(path, list(Params.model_fields))
+    return validated(read_mapping(path, list(Params.model_fields)), str(path))
+
+
+def validated(content: dict[str, Any], origin: str) -> Params:
+    """Returns the parameters in a mapping like that of params.yaml, as ``read_params`` does.
+
+    ``origin`` says in the message of a ``UserError`` where they come from.
+    """
     try:
         params = Params.model_validate(_completed(content))
     except ValidationError as error:
@@ -37,7 +46,7 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     shown = [_shortened(mistake) for mistake in mistakes[:MISTAKES_SHOWN]]
     if more := len(mistakes) - len(shown):
         shown.append(f"and {more} more")
-    raise UserError("\n  ".join([f"{path} has {len(mistakes)} mistake(s):", *shown]))
+    raise UserError("\n  ".join([f"{origin} has {len(mistakes)} mistake(s):", *shown]))
 
 
 def find_experiment(params: Params, name: str) -> Experiment:
@@ -79,6 +88,14 @@ def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 def _with_pictures(changes: dict[str, Any], cast: Any) -> dict[str, Any]:
     """Returns an experiment's own keys, with the picture in the place of a role of the cast."""
     pictures = cast if isinstance(cast, dict) else {}
-    named = {role: changes[role] for role in IMAGE_ROLES if role in changes}
-    played = {role: pictures.get(n, n) for role, n in named.items() if isinstance(n, str)}
-    return {**changes, **played}
+
+    def played(value: Any) -> Any:
+        if isinstance(value, list):
+            return [played(each) for each in value]
+        if isinstance(value, dict):
+            named = {key: played(value[key]) for key in PICTURE_KEYS if key in value}
+            return {**value, **named}
+        return pictures.get(value, value) if isinstance(value, str) else value
+
+    keys = ("content", "style", "init")
+    return changes | {key: played(changes[key]) for key in keys if key in changes}

@@ -45,26 +45,36 @@ def read_mapping(path: Path, sections: list[str]) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
         if len(data) > LARGEST:
-            raise UserError(f"has more than {LARGEST:,} bytes, the most that is read. Shorten it")
-        content = _parsed(data.decode("utf-8"))
+            raise UserError(
+                f"{path}: has more than {LARGEST:,} bytes, the most that is read. Shorten it"
+            )
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. Run in the folder that holds it") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Make it a file") from error
+    content = parse(data, str(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no mapping. Its sections are {', '.join(sections)}")
+    return content
+
+
+def parse(data: bytes, origin: str) -> Any:
+    """Returns the value of a YAML document; ``origin`` says in a ``UserError`` where it is from."""
+    try:
+        return _parsed(data.decode("utf-8"))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{origin}: {error}") from error
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deep: five levels are enough. Correct it") from error
+        raise UserError(
+            f"{origin} is nested too deep: five levels are enough. Correct it"
+        ) from error
     except (YAMLError, UnicodeDecodeError) as error:
         reason = str(error)
         if isinstance(error, MarkedYAMLError) and error.problem_mark:
             reason = f"line {error.problem_mark.line + 1}: {error.problem}"
         if "unexpected ':'" in reason:
             reason += ". Write text with a colon on a line of its own, outside of [ ] and { }"
-        raise UserError(f"{path} is not YAML. Correct this: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no mapping. Its sections are {', '.join(sections)}")
-    return content
+        raise UserError(f"{origin} is not YAML. Correct this: {reason}") from error
 
 
 def _parsed(text: str) -> Any:
