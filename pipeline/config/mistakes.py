@@ -6,9 +6,8 @@ from itertools import product
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.schema import Experiment, Params
+from pipeline.config.schema import STARTS, Experiment, Params
 from pipeline.errors import UserError, nearest, shown
-from pipeline.losses import make_terms
 from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section, sections_in
 
@@ -76,6 +75,10 @@ def _unknown_images(params: Params) -> Iterator[str]:
         if image not in params.images:
             known = choices("images", image, params.images)
             yield f"cast.{role}: no image {image!r} in the catalogue{known}"
+    for start in STARTS:
+        if start in params.images or start in params.cast:
+            section = "images" if start in params.images else "cast"
+            yield f"{section}.{start}: init has a value of that name. Rename the picture"
     known_names = [*params.images, *params.cast.values()]  # a mistake in the cast is said once
     for name, experiment in params.experiments.items():
         for role, image in experiment.images.items():
@@ -83,6 +86,8 @@ def _unknown_images(params: Params) -> Iterator[str]:
                 known = nearest(image, [*params.images, *params.cast])
                 known += f" The images are {', '.join(params.images)}"
                 known += f"; the roles are {', '.join(params.cast)}" if params.cast else ""
+                if role == "init":
+                    known += f"; or init is {', '.join(STARTS)}"
                 yield f"experiments.{name}.{role}: no image {image!r} in the catalogue{known}"
 
 
@@ -116,6 +121,8 @@ def _unmet_rule(measure: str | None, experiments: Sequence[Experiment]) -> str:
         starts = {each.init for each in experiments}
         if len(roles) > 1 or len(min(roles)) != 1 or starts & set(min(roles)):
             return "needs experiments with one loss, content or style, none of which starts from it"
+        if any(set(each.used_images) - {"init"} != set(min(roles)) for each in experiments):
+            return "needs experiments with one picture: with one style, and without masks"
     if measure == "trade-off" and roles != {("content", "style")}:
         return "needs experiments that have both losses, with weights above 0"
     if measure == "starts":
@@ -129,15 +136,22 @@ def _network_mistakes(params: Params) -> Iterator[str]:
     """Yields layers that a network of an experiment lacks, and useless warm starts."""
     for name, experiment in params.experiments.items():
         networks = {params.backbone.architecture: "backbone.architecture"}
+        if (
+            any(size.network == "embedded" for size in experiment.sizes)
+            and params.backbone.weights == "embedded"
+        ):
+            yield (
+                f"experiments.{name}.sizes: the whole run is on the embedded network. Leave out "
+                "network: embedded, or set backbone.architecture: vgg19 and its weights"
+            )
         if experiment.warm_start and params.backbone.weights == "embedded":
             yield (
                 f"experiments.{name}.warm_start: the whole run is on the embedded network. "
                 "Set backbone.architecture: vgg19 and its weights, or warm_start: null"
             )
-        elif experiment.warm_start:
-            networks["vgg19-small"] = "its warm start"
-        terms = make_terms(experiment.model_dump())
-        for (network, reason), term in product(networks.items(), terms):
+        elif experiment.uses_embedded_network:
+            networks["vgg19-small"] = "its warm start" if experiment.warm_start else "its sizes"
+        for (network, reason), term in product(networks.items(), experiment.terms()):
             try:
                 check_layers(needed_layers(term.needs), ARCHITECTURES[network])
             except UserError as error:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.losses import loss_terms, make_terms
+from pipeline.losses.styles import Mask, Style, Styles, StyleTerm, styles_by_role
 from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
 from pipeline.networks.settings import Backbone, WeightConvention
@@ -42,19 +43,41 @@ class EarlyStop(Section):
     gain: Annotated[float, Field(gt=0, lt=1)] = 0.001
 
 
+Colour = Literal["style", "luminance", "cholesky", "pca"]
+"""Where the result's colours come from: ``transfer.build`` and ``imaging.colour``."""
+
+
+class CoarseSize(Section):
+    """A phase at a smaller size, before the main one."""
+
+    size: Annotated[int, Field(ge=16, le=16384)]
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
+    network: Literal["backbone", "embedded"] = "backbone"
+
+
+class Output(Section):
+    """The file of the result: bits of a channel, pixels per inch, and transparency."""
+
+    bits: Literal[8, 16] = 8
+    dpi: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    alpha: bool = False  # that of the content image
+
+
 class RunSettings(Section):
     """How the total loss of an experiment is minimised."""
 
-    init: Literal["noise", "content", "style"] = "noise"
+    init: Name = "noise"  # one of STARTS, or a picture of the catalogue
     noise_level: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     size: Annotated[int, Field(ge=16, le=16384)] | None
     size_edge: Literal["long", "short"] = "long"
     style_resize: Literal["content", "own"] = "content"
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    resampling: Literal["bicubic", "bilinear", "pillow-2.6"] = "bicubic"
     antialias: bool = True
+    colour: Colour = "style"
     schedule: Literal["plain", "coarse_to_fine"] = "plain"
     coarse_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    sizes: Annotated[list[CoarseSize], Field(max_length=20)] = []
     warm_start: Literal["embedded"] | None = None
     warm_evaluations: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     evaluations: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -66,6 +89,8 @@ class RunSettings(Section):
     intermediates: Annotated[
         list[Annotated[int, Field(ge=1, le=10_000_000)]], Field(max_length=500)
     ] = []
+    timelapse: bool = False
+    output: Output = Output()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     deterministic: bool = True
@@ -81,34 +106,116 @@ else:
         """What ``defaults`` may set for all experiments: settings of the run and of each term."""
 
 
-IMAGE_ROLES = ("content", "style")
-"""The keys of an experiment that name pictures."""
+STARTS = ("noise", "content", "style")
+"""Values of ``init`` that name no picture of the catalogue."""
 
 
 class Experiment(Settings):
     """The complete settings of one experiment, with the names of its pictures."""
 
     content: Name
-    style: Name
+    style: Styles
+
+    @property
+    def styles(self) -> dict[str, Style]:
+        """{role: style image}: ``style``, or ``style_1``, ``style_2`` … of several."""
+        return styles_by_role(self.style)
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """{role: mask}: ``ROLE_content_mask`` and ``ROLE_mask`` of the style with the role."""
+        each = {
+            role: mask
+            for name, style in self.styles.items()
+            for role, mask in (
+                (f"{name}_content_mask", style.content_mask),
+                (f"{name}_mask", style.style_mask),
+            )
+        }
+        return {role: mask for role, mask in each.items() if mask is not None}
 
     @property
     def images(self) -> dict[str, str]:
-        """{role: name of the picture in the catalogue}."""
-        return {role: getattr(self, role) for role in IMAGE_ROLES}
+        """{role: name of the picture in the catalogue} of all pictures that are used."""
+        return {
+            "content": self.content,
+            **{role: style.image for role, style in self.styles.items()},
+            **{role: mask.image for role, mask in self.masks.items()},
+            **({} if self.init in STARTS else {"init": self.init}),
+        }
+
+    @property
+    def used_images(self) -> dict[str, str]:
+        """Those of ``images`` that the result depends on."""
+        used = {"init", *self.image_roles, *({self.init} & set(STARTS))}
+        styles = {**self.styles, **self.masks} if "style" in used else {}
+        return {role: name for role, name in self.images.items() if role in {*used, *styles}}
+
+    @property
+    def uses_embedded_network(self) -> bool:
+        """Whether a phase before the main one runs on the embedded network."""
+        return bool(self.warm_start) or any(each.network == "embedded" for each in self.sizes)
 
     @property
     def image_roles(self) -> tuple[str, ...]:
-        """Those of the pictures, ``content`` and ``style``, that the total loss depends on."""
+        """Which of ``content`` and ``style`` the total loss depends on."""
         roles = (role for term in self._active_terms() for role in term.image_roles)
         return tuple(dict.fromkeys(roles))
 
     def _active_terms(self) -> list[LossTerm]:
-        return [term for term in make_terms(self.model_dump()) if term.active]
+        return [term for term in self.terms() if term.active]
+
+    def terms(self) -> tuple[LossTerm, ...]:
+        """Returns the loss terms."""
+        return make_terms(self.model_dump())
 
     @model_validator(mode="after")
     def _check_loss_is_not_empty(self) -> Self:
         if not any(term.sufficient for term in self._active_terms()):
             raise ValueError("nothing to optimise: every weight is 0, or no layers are listed")
+        return self
+
+    @model_validator(mode="after")
+    def _check_timelapse_has_frames(self) -> Self:
+        if self.timelapse and not self.intermediates:
+            raise ValueError(
+                "the time-lapse shows the intermediates, and there are none. List evaluations "
+                "under intermediates, or set timelapse to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_controls_fit(self) -> Self:
+        if self.resampling == "pillow-2.6" and self.antialias:
+            raise ValueError("resampling pillow-2.6 does not antialias. Set antialias: false")
+        # Also those of weight 0, whose losses are recorded.
+        terms = [term for term in self.terms() if "style" in term.image_roles]
+        if self.masks:
+            for term in terms:
+                if term.name != "style":
+                    raise ValueError(
+                        f"masks guide Gram matrices alone. Set {term.weight_key} to 0, or remove "
+                        "the masks"
+                    )
+        regions = any(style.content_mask for style in self.style)
+        if regions and len(self.style) > 1 and getattr(self, "style_mix", "losses") != "losses":
+            raise ValueError("content masks give each style a region. Set style_mix to losses")
+        for term in terms:
+            if not isinstance(term, StyleTerm):
+                continue
+            for layer in term.part_weights:
+                if not term.shares(layer):
+                    raise ValueError(
+                        f"no style has the layer {layer} of {term.layers_key}. Add it to the "
+                        "layers of a style, or remove it"
+                    )
+        compared = {layer for term in terms for layer in term.part_weights}
+        for style in self.style:
+            if unused := [layer for layer in style.layers or [] if layer not in compared]:
+                raise ValueError(
+                    f"the style {style.image} has the layer {unused[0]}, which no loss compares. "
+                    "Add it to style_layers, or remove it"
+                )
         return self
 
 

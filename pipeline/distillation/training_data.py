@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import Distillation
 from pipeline.distillation.student import SMALL_LAYERS
-from pipeline.losses.style import gram_matrix
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.rescaling import rescaling_means
 from pipeline.networks.small_vgg import tapped

@@ -39,6 +39,7 @@ class Results:
             another network or size, so their losses are not comparable.
         notes: sentences about anything unusual in the run.
         intermediates: {evaluation: path of the image at that evaluation}.
+        timelapse: path of the animation of them, if the settings ask for it.
     """
 
     metrics: dict[str, float]
@@ -47,6 +48,7 @@ class Results:
     notes: list[str]
     image: Path
     intermediates: dict[int, Path]
+    timelapse: Path | None = None
 
     @property
     def parts(self) -> list[str]:
@@ -175,8 +177,9 @@ def read_records(plan: ReportSettings) -> dict[str, ExperimentRecord]:
 def differing_settings(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, str]]:
     """Returns {experiment: {setting: its value as text}} of the settings that are not all equal."""
     first = records[0].settings
-    differing = [key for key in first if any(r.settings[key] != first[key] for r in records)]
-    return {r.name: {key: setting_text(r.settings[key]) for key in differing} for r in records}
+    keys = dict.fromkeys(key for record in records for key in record.settings)
+    differing = [key for key in keys if any(r.settings.get(key) != first.get(key) for r in records)]
+    return {r.name: {key: setting_text(r.settings.get(key)) for key in differing} for r in records}
 
 
 def setting_text(value: Any) -> str:
@@ -195,8 +198,7 @@ def setting_text(value: Any) -> str:
 def _read_record(name: str, experiment: Experiment, defaults: dict[str, Any]) -> ExperimentRecord:
     settings = experiment.images | experiment.model_dump(mode="json")
     changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
-    used = *experiment.image_roles, experiment.init
-    images = {role: image for role, image in experiment.images.items() if role in used}
+    images = experiment.used_images
     if has_current_results(name):
         return ExperimentRecord(name, settings, changed, images, _read_results(name))
     if failure := read_failure(name):
@@ -221,6 +223,7 @@ def _read_results(name: str) -> Results:
     if status["kind"] != "budget":
         notes.append(f"Ended by {status['kind']}: {status['reason']}")
     image, intermediates = folder / "image.png", sorted((folder / "intermediates").glob("*.png"))
+    timelapse = folder / paths.TIMELAPSE
     return Results(
         metrics=metrics,
         provenance=provenance,
@@ -228,4 +231,5 @@ def _read_results(name: str) -> Results:
         notes=notes,
         image=image,
         intermediates={int(file.stem): file for file in intermediates},
+        timelapse=timelapse if timelapse.is_file() else None,
     )

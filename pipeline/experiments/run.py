@@ -1,6 +1,7 @@
 """Runs one experiment from its plan, and writes its picture and its records."""
 
 import os
+from pathlib import Path
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -11,16 +12,18 @@ from pipeline.config.plan import Plan
 from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
 from pipeline.files import own_folder, sha256, write_json
-from pipeline.imaging.picture_files import write_png
-from pipeline.imaging.tensors import to_picture, to_tensor
+from pipeline.imaging.output.result_files import write_result
+from pipeline.imaging.output.timelapse import write_timelapse
+from pipeline.imaging.tensors import as_saved, to_size
 from pipeline.losses.objective import Objective
 from pipeline.records.identity import Run, identify
 from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, provenance, settings_text
 from pipeline.records.status import recording_failure
 from pipeline.records.tracking import tracked_run, wandb_image
-from pipeline.transfer.build import read_inputs
+from pipeline.transfer.build import content_alpha, developed, read_inputs
 from pipeline.transfer.callbacks import ReportProgress
+from pipeline.transfer.checkpointing import best_image
 from pipeline.transfer.memory import check_memory
 from pipeline.transfer.phases import PhasedRun, Result
 
@@ -29,12 +32,16 @@ DEFAULT_THREADS = torch.get_num_threads()
 
 
 def run_experiment(
-    plan: Plan, options: RunOptions, report: ReportProgress = lambda *_: None
+    plan: Plan,
+    options: RunOptions,
+    report: ReportProgress = lambda *_: None,
+    picture: Path | None = None,
 ) -> None:
     """Runs an experiment and writes its outputs into ``data/experiments/NAME``.
 
     Continues from a checkpoint of the same run, if there is one. ``report`` is called by
-    ``transfer.callbacks.Progress``.
+    ``transfer.callbacks.Progress``. The file ``picture`` gets the result too, in the format of its
+    suffix, or the best image so far if the run is stopped.
 
     Raises:
         UserError: another process runs the experiment, its inputs do not fit, or its image did
@@ -47,10 +54,10 @@ def run_experiment(
         # If this run ends early, the files of an earlier one must not be taken for its results.
         for file in ("provenance.json", "image.png"):
             (paths.EXPERIMENTS / name / file).unlink(missing_ok=True)
-        _run(plan, options, report)
+        _run(plan, options, report, picture)
 
 
-def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
+def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path | None) -> None:
     name, settings = plan.experiment, plan.settings
     if settings.deterministic:
         # cuBLAS reads this at its first use, which comes before Lightning would set it.
@@ -78,27 +85,61 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress) -> None:
         ) as tracked,
     ):
         logger = WandbLogger(experiment=tracked)
-        result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
+        try:
+            result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
+        except SystemExit:
+            if picture:
+                _write_best_image(run, picture)
+            raise
         metrics = _write_results(run, result)
+        if picture:
+            _write_image(run, result.image, picture)
         image = paths.EXPERIMENTS / name / "image.png"
         ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
         # The hash tells which of an experiment's runs made the image.png that is there.
         tracked.summary.update({**metrics, **ending, "result_sha256": sha256(image)})
 
 
+def _write_image(run: Run, image: Tensor, file: Path) -> Tensor:
+    """Writes an image that was optimised as the run's settings ask, and returns what is written."""
+    settings = run.plan.settings
+    content_image = read_inputs(settings).content_image
+    image = developed(to_size(image, content_image.shape[-2:]), content_image, settings)
+    write_result(
+        image,
+        file,
+        bits=settings.output.bits,
+        alpha=content_alpha(settings) if settings.output.alpha else None,
+        dpi=settings.output.dpi,
+        text=settings_text(run.plan.experiment, run.description),
+    )
+    return as_saved(image, settings.output.bits)
+
+
+def _write_best_image(run: Run, file: Path) -> None:
+    """Writes the best image of a run that was stopped, from its checkpoint, if there is one."""
+    checkpoint = run.checkpoints.load()
+    if checkpoint is not None:
+        _write_image(run, best_image(checkpoint.state), file)
+        print(f"stopped: the best image so far is in {file}. The same command goes on from there")
+
+
 def _write_results(run: Run, result: Result) -> dict[str, float]:
     """Writes the outputs of a run, and returns the metrics."""
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
-    folder, picture = paths.EXPERIMENTS / name, to_picture(result.image)
-    write_png(picture, folder / "image.png", settings_text(name, run.description))
+    settings, folder = run.plan.settings, paths.EXPERIMENTS / name
+    saved = _write_image(run, result.image, folder / "image.png")
+    if settings.timelapse:
+        intermediates = sorted((folder / "intermediates").glob("*.png"))
+        write_timelapse([*intermediates, folder / "image.png"], folder / paths.TIMELAPSE)
     counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
     metrics = {
         **{count: getattr(state, count) for count in counts},
         **_losses(result.objective, result.image, ""),
-        **_losses(result.objective, to_tensor(picture).to(result.image), "saved_"),
+        **_losses(result.objective, saved, "saved_"),
     }
     if state.earlier_evaluations:  # otherwise they are in the first row of the history
-        start = read_inputs(run.plan.settings).start.to(result.image)
+        start = read_inputs(settings).start.to(result.image)
         metrics |= _losses(result.objective, start, "start_")
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})

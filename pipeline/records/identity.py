@@ -60,7 +60,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
     networks = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
     for file in networks.values():
         check_backbone(file)
-    if not plan.settings.warm_start:
+    if not plan.settings.uses_embedded_network:
         del networks["warm_start_weights"]
     pictures = {role: image.sha256 for role, image in plan.images.items()}
     return {

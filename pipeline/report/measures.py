@@ -23,6 +23,7 @@ from pipeline import paths
 from pipeline.experiments.results import ExperimentRecord, setting_text
 from pipeline.files import write_text
 from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.tensors import resize, to_picture, to_tensor
 
 Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
@@ -58,7 +59,7 @@ def measure_reconstructions(records: Records, plot: Path) -> Measurement:
     SSIM is that of Wang et al. 2004 (Gaussian window with a standard deviation of 1.5 pixels), the
     mean over the channels. The experiments have one loss, of content or of style.
     """
-    (role,) = records[0].images
+    (role,) = set(records[0].images) - {"init"}
     rows, layers, errors, similarities = [], [], [], []
     for record in records:
         names, results = record.settings[f"{role}_layers"], record.finished
@@ -172,12 +173,15 @@ def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
     kernels differ too, by an RMSE of 0.03 on noise.
     """
     result, target = read_picture(record.finished.image), read_picture(file)
-    method = Image.Resampling[record.settings.get("resampling", "bicubic").upper()]
-    if record.settings.get("antialias", True):
-        target = target.resize(result.size, method)
+    resampling = record.settings.get("resampling", "bicubic")
+    if resampling == "pillow-2.6":  # which Pillow has no more
+        size = result.height, result.width
+        target = to_picture(resize(to_tensor(target), size, resampling, antialias=False))
+    elif record.settings.get("antialias", True):
+        target = target.resize(result.size, Image.Resampling[resampling.upper()])
     else:
         x, y = (old / new for old, new in zip(target.size, result.size, strict=True))
-        affine = Image.Transform.AFFINE
+        affine, method = Image.Transform.AFFINE, Image.Resampling[resampling.upper()]
         target = target.transform(result.size, affine, (x, 0, 0, 0, y, 0), method)
     pair = _pixels(result), _pixels(target)
     if min(result.size) < SSIM_WINDOW:

@@ -24,7 +24,7 @@ from pipeline.report.measures import MEASURES
 OTHERS, COLUMNS = "_others", 5
 """The figure of all experiments that are in no other, and its columns. No name begins with _."""
 JPEG_EDGE, JPEG_QUALITY = 512, 75
-"""Longest edge in pixels of all pictures but results, which are shown unchanged."""
+"""Longest edge in pixels of all pictures but results and time-lapses, which are shown unchanged."""
 
 _ADDRESS = re.compile(
     r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[\w-]+\.\w)|(?<=(?<!\w)@)", re.IGNORECASE
@@ -72,6 +72,7 @@ class ReportEntry:
         inputs: {role, such as ``content``: the input picture}.
         intermediates: {evaluation: the image at it}.
         curves: path of the loss curves, relative to the report's folder.
+        timelapse: the animation of the intermediates, unchanged.
     """
 
     record: ExperimentRecord
@@ -79,6 +80,7 @@ class ReportEntry:
     image: Picture | None = None
     intermediates: Mapping[int, Picture] = field(default_factory=dict)
     curves: str = ""
+    timelapse: Picture | None = None
 
 
 def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
@@ -102,14 +104,15 @@ def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
     results, media = record.results, f"media/experiments/{record.name}"
     if results is None:
         return ReportEntry(record, inputs)
-    with replacing(folder / media / "image.png") as temporary:
-        shutil.copyfile(results.image, temporary)
-    image = _picture(f"{media}/image.png", folder)
+    image = _add_copy(results.image, f"{media}/image.png", folder)
     intermediates = {
         evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
         for evaluation, file in results.intermediates.items()
     }
-    return ReportEntry(record, inputs, image, intermediates, f"{media}/losses.svg")
+    timelapse = None
+    if results.timelapse:
+        timelapse = _add_copy(results.timelapse, f"{media}/timelapse.webp", folder)
+    return ReportEntry(record, inputs, image, intermediates, f"{media}/losses.svg", timelapse)
 
 
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
@@ -184,6 +187,12 @@ def _add_jpeg(source: Path, path: str, folder: Path) -> Picture:
         picture.thumbnail((JPEG_EDGE, JPEG_EDGE), Image.Resampling.LANCZOS)
         with replacing(folder / path) as temporary:
             picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
+    return _picture(path, folder)
+
+
+def _add_copy(source: Path, path: str, folder: Path) -> Picture:
+    with replacing(folder / path) as temporary:
+        shutil.copyfile(source, temporary)
     return _picture(path, folder)
 
 

@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from pipeline import paths
 from pipeline.files import naming, own_folder, write_text
 from pipeline.imaging.picture_files import write_png
 from pipeline.imaging.tensors import to_picture
@@ -44,12 +45,18 @@ class History(pl.Callback):
         folder: gets ``history.csv`` and ``intermediates/00050.png`` …, which a new run replaces.
         convergence: observes every row.
         intermediates: evaluations of which the image is saved, counted through all phases.
+        develop: makes the image that is saved of the image that is optimised.
     """
 
     def __init__(
-        self, folder: Path, convergence: Convergence, intermediates: Collection[int] = ()
+        self,
+        folder: Path,
+        convergence: Convergence,
+        intermediates: Collection[int] = (),
+        develop: Callable[[torch.Tensor], torch.Tensor] = lambda image: image,
     ) -> None:
         self.folder, self.convergence, self.intermediates = folder, convergence, intermediates
+        self.develop = develop
         self.path = folder / HISTORY_FILE
         self.columns: list[str] = []
         self.pending: list[tuple[int, int, torch.Tensor]] = []
@@ -74,7 +81,7 @@ class History(pl.Callback):
         if not file.parent.is_dir():  # write_png would make it, without the earlier pictures
             raise FileNotFoundError(errno.ENOENT, "the folder is gone", str(file.parent))
         text = {"Evaluation": str(evaluation), "Loss": _as_text(float(module.losses["total"]))}
-        write_png(to_picture(module.evaluated), file, text)
+        write_png(to_picture(self.develop(module.evaluated)), file, text)
         module.run.files.append(file.relative_to(self.folder).as_posix())
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
@@ -178,11 +185,12 @@ def log_again(logger: Logger, folder: Path) -> None:
 
 
 def remove_intermediates(folder: Path) -> None:
-    """Empties the folder of intermediate images, of an earlier run or the lost part of a run."""
+    """Removes intermediate images and time-lapse, of an earlier run or the lost part of a run."""
     intermediates = _intermediate(folder, 0).parent
     own_folder(intermediates)
     for picture in intermediates.glob("*.png"):
         picture.unlink()
+    (folder / paths.TIMELAPSE).unlink(missing_ok=True)
 
 
 def _intermediate(folder: Path, evaluation: int) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from pipeline.files import replacing
 from pipeline.records.checkpoints import Checkpoints
@@ -122,6 +123,12 @@ def load_state(
             temporary.write_bytes(content)
     log_again(logger, folder)
     return checkpoint.state
+
+
+def best_image(state: dict[str, Any]) -> Tensor:
+    """Returns the best image of the phase in which a state was saved, (1, 3, H, W) float32."""
+    image: Tensor = state["callbacks"]["Convergence"]["best_image"]
+    return image
 
 
 def restore(state: dict[str, Any], module: StyleTransfer, callbacks: Iterable[pl.Callback]) -> None:

@@ -7,24 +7,26 @@ backward pass, and from how many images L-BFGS stores.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 
-from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
-from pipeline.losses import make_terms
+from pipeline.losses.styles import StyleTerm
 from pipeline.losses.term import merged_needs
 from pipeline.networks.frozen.convolutions import WINOGRAD_CHANNELS
 from pipeline.networks.frozen.extractor import forward_steps
-from pipeline.networks.frozen.statistics import STATISTICS
-from pipeline.networks.layers import Needs
+from pipeline.networks.frozen.statistics import statistic
+from pipeline.networks.layers import LAYERS, Needs
 from pipeline.networks.weight_files import read_channels
 from pipeline.runtime.device import available
 from pipeline.runtime.precision import Precision
 from pipeline.transfer.build import picture_size, sizes
+from pipeline.transfer.phases import phases_of
 
 MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
@@ -47,8 +49,12 @@ class Demand(NamedTuple):
     """What determines the memory of a run.
 
     Attributes:
-        size, style_size: (H, W) of the image and of the style image.
+        size, style_size: (H, W) of the image and of the largest style image.
+        styles: number of style images.
         channels: {layer: its channels}, of the network, first to last.
+        images_per_style: images whose memory the losses take for each of them.
+        targets: {layer: how many times the activations of each style image are kept}.
+        temporaries: {layer: bytes per activation that losses take beside the statistics}.
         original: pixels of the larger picture as it is read.
         reserved: what the device's allocator takes per byte that a run asks for.
     """
@@ -60,6 +66,10 @@ class Demand(NamedTuple):
     history_size: int
     precision: Precision
     pooling: str
+    styles: int = 1
+    images_per_style: int = 0
+    targets: Mapping[str, int] = MappingProxyType({})
+    temporaries: Mapping[str, int] = MappingProxyType({})
     original: int = 0
     reserved: float = 1.0
 
@@ -74,12 +84,16 @@ def estimate(demand: Demand) -> int:
     """Returns the bytes that a run adds at its peak to what its process has before."""
     image = RGB * FLOAT32 * demand.size[0] * demand.size[1]
     history = (2 * (demand.history_size + 1) + 1) * image
+    # Each style image but the first, which is among IMAGES, and its two masks.
+    pixels = math.prod(demand.size) + (RGB + 1) * math.prod(demand.style_size)
+    styles = (demand.styles - 1) * FLOAT32 * pixels + demand.styles * _target_bytes(demand)
+    styles += demand.styles * demand.images_per_style * image
     # In float32 whatever the precision: a run may continue in it, and evaluates its result in it.
     evaluation = max(
         _evaluation_bytes(demand, demand.size, with_backward=True),
         _evaluation_bytes(demand, demand.style_size, with_backward=False),
     )
-    run = _weight_bytes(demand) + IMAGES * image + history + evaluation
+    run = _weight_bytes(demand) + IMAGES * image + history + styles + evaluation
     return max(int(demand.reserved * run), READING * demand.original) + HEAP
 
 
@@ -102,6 +116,15 @@ def _weight_bytes(demand: Demand) -> int:
     return total
 
 
+def _target_bytes(demand: Demand) -> int:
+    """Returns the bytes of the targets of one style image that are as large as its activations."""
+    activations = 0
+    for layer, count in demand.targets.items():
+        height, width = (edge >> (LAYERS[layer].block - 1) for edge in demand.style_size)
+        activations += count * demand.channels[layer] * height * width
+    return FLOAT32 * activations
+
+
 def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool) -> int:
     """Returns the peak: a layer's input and output, and what is kept of it and of those before."""
     height, width = size
@@ -114,7 +137,8 @@ def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool
         positions = height * width
         added += channels * positions * KEPT_BYTES[step.kept]
         for kind in step.statistics:  # and its target
-            added += 2 * STATISTICS[kind].size(channels, positions) * FLOAT32
+            added += 2 * statistic(kind).size(channels, positions) * FLOAT32
+        added += demand.temporaries.get(step.layer, 0) * channels * positions
         computed = (before + channels) * positions * FLOAT32
         peak = max(peak, kept + computed + (added if with_backward else 0))
         before, kept = channels, kept + added
@@ -122,16 +146,38 @@ def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool
 
 
 def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
-    """Returns the demand of an experiment for each network that it runs on."""
+    """Returns the demand of each phase of an experiment."""
     reserved = RESERVED[precision] if device.type == "cuda" else 1.0
-    needs = merged_needs(make_terms(settings.model_dump()))
-    original = max(math.prod(picture_size(name)) for name in (settings.content, settings.style))
-    history = settings.lbfgs.history_size
-    networks = [paths.WEIGHTS_FILE, *([paths.EMBEDDED_FILE] if settings.warm_start else [])]
-    return [
-        Demand(*sizes(settings), channels, needs, history, precision, pooling, original, reserved)
-        for channels, pooling in map(read_channels, networks)
-    ]
+    terms = settings.terms()
+    targets: Counter[str] = Counter()
+    temporaries: Counter[str] = Counter()
+    for term in terms:
+        if isinstance(term, StyleTerm):
+            targets.update(dict.fromkeys(term.part_weights, int(term.keeps_activations)))
+            temporaries.update(dict.fromkeys(term.part_weights, term.temporaries))
+    original = max(math.prod(picture_size(name)) for name in settings.images.values())
+    found = []
+    for phase in phases_of(settings):
+        edges = sizes(settings, phase.size)
+        channels, pooling = read_channels(phase.network)
+        found.append(
+            Demand(
+                size=edges.pop("content"),
+                style_size=max(edges.values(), key=math.prod),
+                channels=channels,
+                needs=merged_needs(terms),
+                history_size=settings.lbfgs.history_size,
+                precision=precision,
+                pooling=pooling,
+                styles=len(edges),
+                images_per_style=sum(term.images_per_style for term in terms),
+                targets=targets,
+                temporaries=temporaries,
+                original=original,
+                reserved=reserved,
+            )
+        )
+    return found
 
 
 def check_memory(settings: Experiment, device: torch.device, precision: Precision) -> None:

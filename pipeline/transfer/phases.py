@@ -13,10 +13,17 @@ from torch import Tensor
 from pipeline import paths
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
-from pipeline.imaging.tensors import enlarge, to_picture
+from pipeline.imaging.tensors import to_picture, to_size
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.records.identity import Run
-from pipeline.transfer.build import Inputs, build_objective, read_inputs, sizes
+from pipeline.transfer.build import (
+    Inputs,
+    build_objective,
+    developed,
+    picture_size,
+    read_inputs,
+    sizes,
+)
 from pipeline.transfer.callbacks import History, Progress, Refinement, ReportProgress
 from pipeline.transfer.checkpointing import Checkpointing, load_state, restore
 from pipeline.transfer.convergence import Convergence, DivergedError, StopReason
@@ -39,12 +46,12 @@ SMALL_GRADIENT = 0.1
 
 
 class Phase(NamedTuple):
-    """A part of a run: ``division`` is the divisor of the edges of the full size."""
+    """A part of a run: ``size`` takes the place of the setting, if it is one."""
 
     name: str
     network: Path
     evaluations: int
-    division: int = 1
+    size: int | None = None
 
 
 class Result(NamedTuple):
@@ -88,12 +95,12 @@ class PhasedRun:
             phases = phases[names.index(self.state.phase) :]
         result: Result | None = None
         for phase in phases:
-            inputs = read_inputs(self.settings, phase.division)
+            inputs = read_inputs(self.settings, phase.size)
             if saved is None:
                 start, before = inputs.start, self.state
                 # What fulfils the loss at a smaller size is blurred at this one.
                 if result is not None and result.stop_reason.kind != "minimum":
-                    start = enlarge(result.image, start.shape[-2:])
+                    start = to_size(result.image, start.shape[-2:])
                 self.state = RunState(
                     start, phase.name, before.total_evaluations, before.notes, before.files
                 )
@@ -113,7 +120,8 @@ class PhasedRun:
         objective = exact() if precision == "float32" else build(precision)
         module = self._build_module(objective, state.start)
         convergence = Convergence(phase.evaluations, settings.early_stop)
-        history = History(self.folder, convergence, settings.intermediates)
+        develop = partial(developed, content_image=inputs.content_image, settings=settings)
+        history = History(self.folder, convergence, settings.intermediates, develop)
         refinement = Refinement(exact, history)
         title = self.name if phase.name == "main" else f"{self.name}, {phase.name}"
         callbacks = [
@@ -206,23 +214,36 @@ class PhasedRun:
 
 def phases_of(settings: Experiment) -> list[Phase]:
     """Returns the phases of an experiment: coarse ones, a warm start, ``main``."""
-    phases = []
-    first_network = paths.EMBEDDED_FILE if settings.warm_start else paths.WEIGHTS_FILE
-    if settings.schedule == "coarse_to_fine":
-        phases = [
-            Phase(name, first_network, settings.coarse_evaluations, division)
-            for name, division in COARSE.items()
-            if _shortest_edge(settings, division) >= MIN_COARSE_EDGE
-        ]
+    phases = _coarse_phases(settings)
     if settings.warm_start:
-        phases.append(Phase("warm_start", first_network, settings.warm_evaluations))
+        phases.append(Phase("warm_start", paths.EMBEDDED_FILE, settings.warm_evaluations))
     return [*phases, Phase("main", paths.WEIGHTS_FILE, settings.evaluations)]
 
 
-def _shortest_edge(settings: Experiment, division: int) -> int:
+def _coarse_phases(settings: Experiment) -> list[Phase]:
+    """Returns the phases of the setting ``sizes``, or without any those of ``coarse_to_fine``."""
+    networks = {"backbone": paths.WEIGHTS_FILE, "embedded": paths.EMBEDDED_FILE}
+    if settings.sizes or settings.schedule == "plain":
+        return [
+            Phase(f"size_{number}", networks[each.network], each.evaluations, each.size)
+            for number, each in enumerate(settings.sizes, 1)
+        ]
+    full = picture_size(settings.content)
+    edge = settings.size or (max(full) if settings.size_edge == "long" else min(full))
+    network = networks["embedded" if settings.warm_start else "backbone"]
+    return [
+        Phase(name, network, settings.coarse_evaluations, edge // division)
+        for name, division in COARSE.items()
+        if _shortest_edge(settings, edge // division) >= MIN_COARSE_EDGE
+    ]
+
+
+def _shortest_edge(settings: Experiment, size: int) -> int:
     """Returns the least pixels of an edge of the image or of a picture that a loss looks at."""
-    size, style_size = sizes(settings, division)
-    return min(*size, *(style_size if "style" in settings.image_roles else size))
+    edges = sizes(settings, size)
+    if "style" not in settings.image_roles:
+        return min(edges["content"])
+    return min(map(min, edges.values()))
 
 
 def _total(objective: Objective, image: Tensor) -> float:

@@ -62,7 +62,7 @@ __all__ = ["server"]
 SERVER = "http://127.0.0.1:0"
 """Stands in the table for the address of the server that misbehaves."""
 
-FORMATS = "Give a file in one of the formats JPEG, PNG, TIFF, WEBP, GIF, BMP"
+FORMATS = "Give a file in one of the formats JPEG, PNG, TIFF, WEBP, GIF, BMP, HEIF, AVIF"
 SHORT = "cannot be read as a picture, or is cut short: image file is truncated"
 BYTES_LEFT = " (… bytes not processed). Get it anew"
 FRAMES = "has several frames; one is needed. Save the one you want"

@@ -67,10 +67,22 @@ def peak_memory() -> int:
 SHIPPED: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text("utf-8"))
 
 
+CONTROLS: dict[str, Any] = {
+    "content": "photograph",
+    "style": [
+        {"image": "glass", "weight": 2.0, "layers": ["conv1_1"], "style_mask": "dots"},
+        {"image": "painting", "content_mask": {"image": "night", "label": "#ff0000"}},
+    ],
+    "init": "hatching",
+    "sizes": [{"size": 64, "evaluations": 3}],
+}
+
+
 def shortened() -> dict[str, Any]:
     """Returns the shipped parameters with two experiments, one figure and their pictures."""
     params = copy.deepcopy(SHIPPED)
-    params["experiments"] = dict(list(params["experiments"].items())[:2])
+    params["experiments"] = dict(list(params["experiments"].items())[:1])
+    params["experiments"]["controls"] = copy.deepcopy(CONTROLS)
     rows = [list(params["experiments"])]
     params["figures"] = {"one": {"title": "One", "rows": rows, "row_titles": ["both"]}}
     used = sorted(set(params["cast"].values()))
@@ -256,6 +268,8 @@ def pictures() -> dict[str, bytes]:
         "WebP": encoded(picture, "WEBP", **extras),
         "lossless WebP": encoded(picture.convert("RGBA"), "WEBP", lossless=True),
         "BMP": encoded(picture, "BMP"),
+        "HEIC": encoded(picture, "HEIF"),
+        "AVIF": encoded(picture, "AVIF"),
     }
     for compression in (None, "tiff_lzw", "tiff_deflate", "jpeg", "packbits"):
         made[f"TIFF {compression}"] = encoded(picture, "TIFF", compression=compression, exif=exif)

@@ -75,6 +75,27 @@ def test_keys_of_early_stop_replace_single_ones_of_the_default(
     assert (stop and (stop.evaluations, stop.gain)) == expected
 
 
+def test_keys_of_output_replace_single_ones_of_the_default(changed: Any) -> None:
+    def write(params: dict[str, Any]) -> None:
+        params["defaults"]["output"] = {"bits": 16, "dpi": 300}
+        params["experiments"]["fig3-b"]["output"] = {"dpi": None, "alpha": True}
+
+    output = changed(write).experiments["fig3-b"].output
+    assert (output.bits, output.dpi, output.alpha) == (16, None, True)
+
+
+@pytest.mark.parametrize("output", [{"bits": 12}, {"dpi": 0}, {"dpi": True}, {"alpha": "keep"}])
+def test_output_that_no_file_has_is_a_mistake(output: dict[str, Any], changed: Any) -> None:
+    with pytest.raises(UserError, match=rf"defaults.output.{next(iter(output))}: "):
+        changed(lambda params: params["defaults"].update(output=output))
+
+
+def test_timelapse_without_intermediates_is_a_mistake(changed: Any) -> None:
+    change = {"timelapse": True, "intermediates": []}
+    with pytest.raises(UserError, match="the time-lapse shows the intermediates, and there are no"):
+        changed(lambda params: params["experiments"]["fig3-b"].update(change))
+
+
 def test_mapping_of_layers_is_a_value_and_replaces_the_default(changed: Any) -> None:
     def write(params: dict[str, Any]) -> None:
         params["defaults"]["style_layers"] = {"conv1_1": 1.0, "conv2_1": 2.0}
@@ -206,6 +227,11 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
         "caffe without a file",
         lambda p: p["backbone"].update(convention="caffe"),
         "backbone: convention caffe is for a file",
+    ),
+    (
+        "antialiasing that a filter has not",
+        lambda p: p["defaults"].update(resampling="pillow-2.6"),
+        "resampling pillow-2.6 does not antialias. Set antialias: false",
     ),
     ("no experiments", lambda p: p.update(experiments={}), "experiments: Dictionary should have"),
     (
@@ -520,7 +546,10 @@ def figure_of(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (lambda p: p["defaults"].update(style_layers={"conv1_1": True}), "style_layers: .*a truth"),
         (lambda p: p["distillation"].update(widths=[True] * 5), "widths: .*a truth value"),
         (lambda p: p["defaults"].update(content_layers=["x" * 500_000]), "unknown layer 'x"),
-        (lambda p: p["experiments"]["fig3-b"].update(style="x" * 500_000), "style: 'x.*up to 64"),
+        (
+            lambda p: p["experiments"]["fig3-b"].update(style="x" * 500_000),
+            "style.0.image: 'x.*up to 64",
+        ),
         (lambda p: p.update({"x" * 500_000: 1}), "unknown key"),
         (lambda p: p["tracking"].update(project="a/b"), "project: 'a/b': String should match"),
         (lambda p: p["tracking"].update(project=""), "project: '': String should match"),

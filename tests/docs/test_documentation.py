@@ -151,7 +151,7 @@ def test_python_command_and_its_options_exist(command: str) -> None:
     module, *arguments = shlex.split(command)[2:]
     options = [word.partition("=")[0] for word in arguments if word.startswith("-")]
     if module == "pipeline":
-        known = help_of(module, arguments[0])
+        known = help_of(module, *arguments[: 2 if arguments[0] == "preset" else 1])
         assert "Usage" in known
     else:
         specification = importlib.util.find_spec(module)
@@ -335,6 +335,7 @@ def test_params_yaml_explains_every_setting() -> None:
         checked.backbone,
         checked.defaults,
         checked.defaults.lbfgs,
+        checked.defaults.output,
         checked.distillation,
         checked.tracking,
         checked.checkpoints,

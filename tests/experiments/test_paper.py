@@ -14,8 +14,8 @@ import yaml
 from conftest import REPOSITORY, write_params, write_plans_again
 
 from pipeline import paths
+from pipeline.config.edits.presets import PAPER, write_values
 from pipeline.config.params import read_params
-from pipeline.config.presets import PAPER, write_values
 from pipeline.imaging.picture_files import read_picture
 from pipeline.networks.prepare import prepare
 from pipeline.stages.fetch import fetch

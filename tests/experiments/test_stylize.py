@@ -8,10 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_params, write_params
 from PIL import Image
+from test_result_files import sixteen_bits_of_png
 from test_tracking import inspected, of_kind, summary_of
 
 import pipeline
@@ -20,7 +22,8 @@ from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.experiments import run
 from pipeline.files import sha256
-from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.output.srgb_profile import SRGB_PROFILE
+from pipeline.imaging.picture_files import read_picture, write_png
 from pipeline.imaging.tensors import to_tensor
 from pipeline.networks.prepare import prepare
 from pipeline.records.provenance import code_version
@@ -108,6 +111,59 @@ def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> No
     assert metrics["saved_total"] == pytest.approx(objective(saved)["total"].item(), rel=1e-5)
 
 
+def test_result_has_the_bits_resolution_and_transparency_asked_for(
+    prepared: Path, weights_file: Path
+) -> None:
+    content = paths.picture("chelsea")
+    transparent = read_picture(content)
+    transparent.putalpha(Image.linear_gradient("L").resize(transparent.size))
+    content.unlink()  # others have the same file
+    write_png(transparent, content, {})
+    output = {"bits": 16, "dpi": 300, "alpha": True}
+    change(prepared, weights_file, "first", output=output, size=48)
+    stylize("first")
+    image = paths.EXPERIMENTS / "first/image.png"
+    pixels = torch.from_numpy(sixteen_bits_of_png(image) / np.float32(65535)).permute(2, 0, 1)[None]
+    assert pixels.shape == (1, 4, 31, 48)
+    assert torch.allclose(pixels[0, 3].mean(1), torch.linspace(0, 1, 31), atol=0.02)
+    with Image.open(image) as picture:
+        assert picture.info["icc_profile"] == SRGB_PROFILE
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        assert json.loads(picture.text["Settings"])["output"] == output
+    settings = read_params().experiments["first"]
+    inputs, device = read_inputs(settings), torch.device("cpu")
+    objective = build_objective(settings, paths.WEIGHTS_FILE, inputs, device, "float32")
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    saved = objective(pixels[:, :3].contiguous())["total"].item()
+    assert metrics["saved_total"] == pytest.approx(saved, rel=1e-6)
+    assert metrics["saved_total"] == pytest.approx(metrics["total"], rel=1e-2)
+
+
+def test_opaque_content_image_gives_an_opaque_result(prepared: Path, weights_file: Path) -> None:
+    change(prepared, weights_file, "first", output={"alpha": True})
+    stylize("first")
+    with Image.open(paths.EXPERIMENTS / "first/image.png") as picture:
+        assert picture.mode == "RGB"
+
+
+def test_timelapse_shows_all_phases_and_goes_with_its_run(
+    prepared: Path, weights_file: Path
+) -> None:
+    settings: dict[str, Any] = {"size": 64, "evaluations": 3, "first_step": 0.05}
+    settings |= {"sizes": [{"size": 32, "evaluations": 2}]}
+    change(prepared, weights_file, "first", **settings, timelapse=True, intermediates=[1, 2, 3])
+    stylize("first")
+    folder = paths.EXPERIMENTS / "first"
+    before = (folder / paths.TIMELAPSE).read_bytes()
+    with Image.open(folder / paths.TIMELAPSE) as film, Image.open(folder / "image.png") as image:
+        assert (film.n_frames, film.size) == (4, image.size)
+    stylize("first")
+    assert (folder / paths.TIMELAPSE).read_bytes() == before
+    change(prepared, weights_file, "first", **settings, intermediates=[1, 2, 3])
+    stylize("first")
+    assert not (folder / paths.TIMELAPSE).exists()
+
+
 def test_same_inputs_give_the_same_bytes_twice(
     prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +216,7 @@ def test_pictures_get_the_size_asked_for(
     change(prepared, weights_file, "first", **settings)
     inputs = read_inputs(read_params().experiments["first"])
     assert inputs.content_image.shape == inputs.start.shape == (1, 3, *content)
-    assert inputs.style_image.shape == (1, 3, *style)
+    assert inputs.images["style"].shape == (1, 3, *style)
 
 
 def test_start_is_the_picture_asked_for(prepared: Path, weights_file: Path) -> None:

@@ -108,6 +108,14 @@ def test_reconstruction_is_compared_with_the_picture_as_it_was_resized(
     assert all(float(other[2]) > 2 * float(row[2]) for other in others)
 
 
+def test_reconstruction_of_a_picture_resized_as_by_pillow_2_6_has_no_error() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3)).astype(np.uint8)
+    picture = Image.fromarray(noise)
+    target = to_picture(resize(to_tensor(picture), (20, 30), "pillow-2.6", antialias=False))
+    row = reconstruction(target, picture, resampling="pillow-2.6", antialias=False)
+    assert row[2] == "0.000"
+
+
 def test_trade_off_takes_the_weights_out_of_the_losses() -> None:
     records = [
         record(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 from finished_runs import (
     MARKUP,
@@ -31,6 +32,8 @@ from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
 from pipeline.experiments.results import set_others_aside
 from pipeline.experiments.run import run_experiment
+from pipeline.imaging.output.result_files import write_result
+from pipeline.imaging.output.timelapse import write_timelapse
 from pipeline.imaging.picture_files import read_picture
 from pipeline.records.locks import sole_run
 from pipeline.records.status import record_failure
@@ -108,6 +111,27 @@ def test_losses_are_those_of_the_history_whatever_their_names(pages: dict[str, P
     assert set(curves) >= {"total", "content", "style", "content_conv2_2", "style_conv1_1"}
     assert "edges" not in curves
     assert "total, content, style, edges" in text("experiments/first.html")  # the description
+
+
+def test_time_lapse_is_shown_where_there_is_one(results: Path) -> None:
+    run = paths.EXPERIMENTS / "first"
+    write_timelapse([run / "intermediates/00001.png", run / "image.png"], run / paths.TIMELAPSE)
+    report()
+    reference = "media/experiments/first/timelapse.webp"
+    assert Page(Path("reports/experiments/first.html")).references.count(f"../{reference}") == 1
+    assert (Path("reports") / reference).read_bytes() == (run / paths.TIMELAPSE).read_bytes()
+    assert "timelapse.webp" not in text("experiments/second.html")
+
+
+def test_transparent_result_of_sixteen_bits_is_shown(results: Path) -> None:
+    image, alpha = torch.rand(1, 3, 24, 32), torch.zeros(1, 1, 24, 32)
+    path = paths.EXPERIMENTS / "first/image.png"
+    write_result(image, path, bits=16, alpha=alpha, text={})
+    report()
+    shown = Path("reports/media/experiments/first/image.png")
+    assert shown.read_bytes() == path.read_bytes()
+    assert 'image.png" width="32" height="24"' in text("experiments/first.html")
+    assert read_picture(Path("reports/sheets/both.png")).getpixel((20, 60)) == (255, 255, 255)
 
 
 def test_pages_need_nothing_outside_their_folder(pages: dict[str, Page]) -> None:

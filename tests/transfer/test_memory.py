@@ -118,8 +118,8 @@ def test_both_networks_of_a_warm_start_are_looked_at(prepared: Path, weights_fil
     write_params(prepared, params)
     experiment = read_params().experiments["first"]
     found = demands(experiment, torch.device("cpu"), "float32")
-    assert [demand.channels["conv1_1"] for demand in found] == [64, 16]
+    assert [demand.channels["conv1_1"] for demand in found] == [16, 64]
     assert [demand.size for demand in found] == [(21, 32)] * 2
     assert found[0].style_size == (32, 32)
     on_a_gpu = demands(experiment, torch.device("cuda"), "float32")
-    assert estimate(on_a_gpu[0]) - HEAP == pytest.approx(2.5 * (estimate(found[0]) - HEAP))
+    assert estimate(on_a_gpu[1]) - HEAP == pytest.approx(2.5 * (estimate(found[1]) - HEAP))
