@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.problems import KIND, Problem
 from benchmarks.reference import optimised
 from pipeline.files import replacing
-from pipeline.imaging.tensors import enlarge, to_picture, to_tensor, white_noise
+from pipeline.imaging.tensors import to_picture, to_size, to_tensor, white_noise
 from pipeline.losses.objective import Objective
 from pipeline.runtime.device import find_precision
 from pipeline.runtime.precision import Precision
@@ -136,7 +136,7 @@ def _to_loss(
     start = _start(problem, init, stages[0][0] if stages else 1)
     for division, evaluations in stages:
         small = problem.ours(precision, "small", setting.range_weight, division)
-        start = enlarge(start, [edge // division for edge in problem.size])
+        start = to_size(start, [edge // division for edge in problem.size])
         module = StyleTransfer(small, start, setting.lbfgs)
         _run(module, problem, evaluations, [])
         start = module.image.detach()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.losses.style import gram_matrix
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.vgg import Features
 from pipeline.optim.lbfgs import LBFGS
 
