@@ -311,6 +311,7 @@ def test_experiment_that_is_run_by_hand_meanwhile_is_not_disturbed(
 ) -> None:
     params["defaults"]["evaluations"] = 3000
     project = Project.prepared(tmp_path, params)
+    project.dvc("repro", "plan")
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.stages.stylize", "first"],
         cwd=project.folder,

@@ -68,7 +68,8 @@ def test_gradient_is_autograds() -> None:
 
 
 def test_float32_is_near_float64(weights: dict[str, Tensor], images: tuple[Tensor, Tensor]) -> None:
-    settings = {"wasserstein_weight": 1.0, "wasserstein_layers": ["conv1_1", "conv2_1"]}
+    layers = ["conv1_1", "conv2_1"]
+    settings = {"wasserstein_weight": 1.0, "wasserstein_layers": layers, "style_layers": layers}
     totals, gradients = [], []
     for dtype in (torch.float32, torch.float64):
         network = {name: each.to(dtype) for name, each in down_to(weights, ["conv2_1"]).items()}
