@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
 """What a finished run leaves in ``data/experiments/NAME``."""
 WEIGHTED = "_weighted"
 """Ends the columns of the history with the weighted parts of loss terms."""
+FEW = 4
+"""Settings that differ in a figure up to which all are shown below each picture."""
 LOCK_FILE = Path("dvc.lock")
 _NETWORKS = {"weights": paths.WEIGHTS_FILE, "warm_start_weights": paths.EMBEDDED_FILE}
 
@@ -175,11 +178,21 @@ def read_records(plan: ReportSettings) -> dict[str, ExperimentRecord]:
 
 
 def differing_settings(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, str]]:
-    """Returns {experiment: {setting: its value as text}} of the settings that are not all equal."""
-    first = records[0].settings
+    """Returns {experiment: {setting: its value as text}} of the settings that are not all equal.
+
+    Of more than ``FEW`` settings, an experiment has those whose value is not the most frequent one.
+    """
     keys = dict.fromkeys(key for record in records for key in record.settings)
-    differing = [key for key in keys if any(r.settings.get(key) != first.get(key) for r in records)]
-    return {r.name: {key: setting_text(r.settings.get(key)) for key in differing} for r in records}
+    texts = {r.name: {key: setting_text(r.settings.get(key)) for key in keys} for r in records}
+    counts = {key: Counter(each[key] for each in texts.values()) for key in keys}
+    differing = [key for key in keys if len(counts[key]) > 1]
+    usual = {}
+    if len(differing) > FEW:
+        usual = {key: counts[key].most_common(1)[0][0] for key in differing}
+    return {
+        name: {key: each[key] for key in differing if each[key] != usual.get(key)}
+        for name, each in texts.items()
+    }
 
 
 def setting_text(value: Any) -> str:
@@ -196,7 +209,8 @@ def setting_text(value: Any) -> str:
 
 
 def _read_record(name: str, experiment: Experiment, defaults: dict[str, Any]) -> ExperimentRecord:
-    settings = experiment.images | experiment.model_dump(mode="json")
+    values = experiment.model_dump(mode="json")
+    settings = {key: values[key] for key in ("content", "style")} | values
     changed = frozenset(key for key, value in settings.items() if value != defaults.get(key))
     images = experiment.used_images
     if has_current_results(name):

@@ -121,6 +121,16 @@ def test_differing_settings_are_those_that_are_not_equal_in_all_experiments() ->
     assert differing == {"one": {"style": "ihc"}, "two": {"style": "glass"}}
 
 
+def test_of_many_differing_settings_each_experiment_shows_its_own() -> None:
+    usual = {"style": "ihc"} | dict.fromkeys("abcde", 0)
+    records = [
+        ExperimentRecord(name, usual | own, frozenset(), {}, None)
+        for name, own in (("plain", {}), *((key, {key: 1}) for key in "abcde"))
+    ]
+    own = {key: {key: "1"} for key in "abcde"}
+    assert differing_settings(records) == {"plain": {}, **own}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
