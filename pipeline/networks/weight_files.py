@@ -33,9 +33,7 @@ GIVE_A_PATH = (
 
 def cached_imagenet_weights() -> Path | None:
     """Returns torchvision's file of VGG-19 in torch's cache, or None if it is not there."""
-    from torchvision.models import VGG19_Weights
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG19_Weights.IMAGENET1K_V1.url).name
+    path = _imagenet_source()[1]
     return path if path.is_file() else None
 
 
@@ -45,10 +43,7 @@ def imagenet_weights() -> Path:
     Raises:
         UserError: it is not in the cache and cannot be downloaded.
     """
-    from torchvision.models import VGG19_Weights
-
-    url = VGG19_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    url, path = _imagenet_source()
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +55,14 @@ def imagenet_weights() -> Path:
             f"({error}). {GIVE_A_PATH}"
         ) from error
     return path
+
+
+def _imagenet_source() -> tuple[str, Path]:
+    """Returns the address of torchvision's VGG-19, and its file in torch's cache."""
+    from torchvision.models import VGG19_Weights
+
+    url = VGG19_Weights.IMAGENET1K_V1.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
 def load_weights(path: Path, convention: str) -> dict[str, Tensor]:
