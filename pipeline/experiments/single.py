@@ -1,4 +1,4 @@
-"""One picture from two files: an experiment without DVC and without params.yaml.
+"""Computes the picture of the command ``transfer``, without DVC and without params.yaml.
 
 It is the same experiment: settings are completed and checked like those of params.yaml, the plan
 binds them to the hashes of the pictures and of the code, and the result has them in its metadata.

@@ -1,4 +1,4 @@
-"""Keeps the colours of the content image (Gatys et al. 2017, §5).
+"""Gives a style image or a result the colours of the content image (Gatys et al. 2017, §5).
 
 Images are (1, 3, H, W) float32, RGB in [0, 1]; a luminance is (1, 1, H, W).
 """

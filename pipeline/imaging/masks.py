@@ -1,4 +1,4 @@
-"""Masks: pictures that say where in another picture something applies."""
+"""Reads and resizes masks: pictures that mark a region of another picture."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes a result in the format that its file's name asks for."""
+"""Writes a result as PNG, TIFF, JPEG or WebP, by the suffix of its file."""
 
 import json
 import os
