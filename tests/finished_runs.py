@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 from conftest import save_picture, tiny_params, write_params
+from uncomputed_run import write_results
 
 from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.config.plan import write_plans
-from pipeline.files import sha256, write_json
+from pipeline.files import write_json
 
 MARKUP = "<script>alert('credit')</script>"
-LOSSES = {"total": [9.0, 4.0], "content": [8.0, 3.0], "style": [1.0, 1.0], "edges": [0.0, 0.0]}
-PARTS = {"content_conv2_2": [8.0, 3.0], "style_conv1_1": [5.0, 2.0]}
 
 
 @pytest.fixture(scope="session")
@@ -52,36 +51,6 @@ def plan_experiments(params: dict[str, Any]) -> None:
     """Writes params.yaml and the plans of the experiments whose pictures are there."""
     write_params(Path(), params)
     write_plans(read_params(), skip_missing=True)
-
-
-def write_results(name: str) -> None:
-    """Writes the results of an experiment, by its current plan, after two evaluations."""
-    folder = paths.EXPERIMENTS / name
-    (folder / "intermediates").mkdir(parents=True)
-    for width, file in enumerate(
-        ("image", "intermediates/00001", "intermediates/00004"), len(name)
-    ):
-        save_picture(folder / f"{file}.png", (8 * width, 16))
-    weighted = {f"{part}_weighted": values for part, values in PARTS.items()}
-    losses = LOSSES | PARTS | weighted
-    lines = [["stage", "evaluation", "iteration", *losses, "gradient_norm"]]
-    for evaluation, values in enumerate(zip(*losses.values(), strict=True), 1):
-        lines.append(["main", evaluation, evaluation - 1, *values, 0.5])
-    (folder / "history.csv").write_text("".join(",".join(map(str, x)) + "\n" for x in lines))
-    metrics = {f"saved_{loss}": values[-1] for loss, values in LOSSES.items()}
-    write_json(folder / "metrics.json", {"evaluations": 2, "earlier_evaluations": 0} | metrics)
-    status = {"kind": "budget", "reason": "all 2 evaluations were used", "notes": []}
-    write_json(folder / "status.json", status)
-    network = {"architecture": "vgg19", "pooling": "avg", "rescale": True, "weights": "w.pth"}
-    provenance = {
-        "plan": sha256(paths.plan(name)),
-        "version": "1",
-        "backbone": network | {"weights_sha256": 64 * "1"},
-        "inputs": {"weights": sha256(paths.WEIGHTS_FILE)},
-        "packages": {"torch": "2"},
-        "device": "cpu",
-    }
-    write_json(folder / "provenance.json", provenance)
 
 
 def edit_json(file: Path, **changes: Any) -> None:

@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
-from skimage.metrics import mean_squared_error, structural_similarity
 
 from pipeline import paths
 from pipeline.experiments.results import ExperimentRecord, setting_text
 from pipeline.files import write_text
 from pipeline.imaging.picture_files import read_picture
-from pipeline.imaging.tensors import resize, to_picture, to_tensor
 
 Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
@@ -175,6 +173,9 @@ def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
     result, target = read_picture(record.finished.image), read_picture(file)
     resampling = record.settings.get("resampling", "bicubic")
     if resampling == "pillow-2.6":  # which Pillow has no more
+        # Here and below: to import torch and scikit-image takes longer than to write the report.
+        from pipeline.imaging.tensors import resize, to_picture, to_tensor
+
         size = result.height, result.width
         target = to_picture(resize(to_tensor(target), size, resampling, antialias=False))
     elif record.settings.get("antialias", True):
@@ -186,6 +187,8 @@ def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
     pair = _pixels(result), _pixels(target)
     if min(result.size) < SSIM_WINDOW:
         return _rmse(*pair), math.nan
+    from skimage.metrics import structural_similarity
+
     gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     similarity = structural_similarity(*pair, data_range=1.0, channel_axis=2, **gaussian)
     return _rmse(*pair), float(similarity)
@@ -197,4 +200,4 @@ def _pixels(picture: Image.Image) -> Pixels:
 
 
 def _rmse(one: Pixels, other: Pixels) -> float:
-    return math.sqrt(mean_squared_error(one, other))
+    return float(np.sqrt(np.mean((one - other) ** 2)))

@@ -20,10 +20,9 @@ CLEAN = "Data and pipelines are up to date."
 def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose results were pushed, after one of its experiments was removed."""
     params = small_params()
-    params["defaults"] |= {"threads": None, "evaluations": 4}
     params["experiments"]["third"] = {"content": "chelsea", "style": "coffee"}
     params["experiments"]["removed"] = {"content": "coffee", "style": "chelsea"}
-    project = Project.new(tmp_path_factory.mktemp("original"), params)
+    project = Project.new(tmp_path_factory.mktemp("original"), params, computing=False)
     project.repro()
     project.change(lambda p: p["experiments"].pop("removed"))
     project.repro()
@@ -103,7 +102,6 @@ def test_removed_experiment_that_comes_back_comes_from_the_cache(
 
 
 def test_change_that_is_taken_back_in_a_clone_leaves_it_as_it_was(pulled: Project) -> None:
-    """What is computed again is equal, although the git revision is another."""
     before = files(pulled, "data/experiments", "reports")
     set_weight(pulled, 3.0)
     assert pulled.repro() == {"fetch", "plan", "stylize@first", "report"}
@@ -119,13 +117,17 @@ def test_change_that_is_taken_back_in_a_clone_leaves_it_as_it_was(pulled: Projec
     assert not {name for name in pulled.repro() if "@" in name}
 
 
-def test_runner_and_dvc_come_to_the_same_files(pulled: Project) -> None:
-    """The runner's workers have other numbers of threads than a stage of DVC."""
-    for experiment in ("first", "second", "third"):
-        shutil.rmtree(pulled.folder / "data/experiments" / experiment)
-    shutil.rmtree(pulled.folder / ".dvc/cache")
-    assert "3 experiments to compute" in pulled.python("pipeline", "run", "--jobs", "2")
-    assert pulled.run("git", "status", "--porcelain") == ""
+def test_runner_comes_to_the_files_of_dvc_in_a_clone(tmp_path: Path) -> None:
+    """At another git revision, with another number of threads."""
+    params = small_params()
+    params["defaults"] |= {"threads": None, "evaluations": 4}
+    project = Project.prepared(tmp_path / "original", params)
+    assert project.repro() >= {"stylize@first", "stylize@second", "report"}
+    project.commit()
+    clone = project.clone(tmp_path / "clone")
+    assert "2 experiments to compute" in clone.python("pipeline", "run", "--jobs", "2")
+    assert clone.run("git", "status", "--porcelain") == ""
+    assert CLEAN in clone.dvc("status")
 
 
 def test_report_of_some_of_the_results_is_an_error_with_its_remedy(clone: Project) -> None:

@@ -15,7 +15,8 @@ from projects import Project, small_params
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project.new(tmp_path_factory.mktemp("project"), small_params())
+    folder = tmp_path_factory.mktemp("project")
+    project = Project.new(folder, small_params(), computing=False)
     ran = project.repro()
     assert ran == {"fetch", "plan", "backbone", "stylize@first", "stylize@second", "report"}
     return project
