@@ -24,7 +24,8 @@ from pipeline.report.measures import MEASURES
 OTHERS, COLUMNS = "_others", 5
 """The figure of all experiments that are in no other, and its columns. No name begins with _."""
 JPEG_EDGE, JPEG_QUALITY = 512, 75
-"""Longest edge in pixels of all pictures but results and time-lapses, which are shown unchanged."""
+"""Longest edge in pixels of all pictures but results and time-lapses, which are shown unchanged on
+the page of their experiment."""
 
 _ADDRESS = re.compile(
     r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[\w-]+\.\w)|(?<=(?<!\w)@)", re.IGNORECASE
@@ -70,6 +71,8 @@ class ReportEntry:
 
     Attributes:
         inputs: {role, such as ``content``: the input picture}.
+        image: the result, unchanged.
+        thumbnail: the result where many are shown; a reduced one if it is large.
         intermediates: {evaluation: the image at it}.
         curves: path of the loss curves, relative to the report's folder.
         timelapse: the animation of the intermediates, unchanged.
@@ -78,6 +81,7 @@ class ReportEntry:
     record: ExperimentRecord
     inputs: dict[str, Picture]
     image: Picture | None = None
+    thumbnail: Picture | None = None
     intermediates: Mapping[int, Picture] = field(default_factory=dict)
     curves: str = ""
     timelapse: Picture | None = None
@@ -104,7 +108,9 @@ def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
     results, media = record.results, f"media/experiments/{record.name}"
     if results is None:
         return ReportEntry(record, inputs)
-    image = _add_copy(results.image, f"{media}/image.png", folder)
+    image = thumbnail = _add_copy(results.image, f"{media}/image.png", folder)
+    if max(image.width, image.height) > JPEG_EDGE:
+        thumbnail = _add_jpeg(results.image, f"{media}/image.jpg", folder)
     intermediates = {
         evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
         for evaluation, file in results.intermediates.items()
@@ -112,7 +118,8 @@ def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
     timelapse = None
     if results.timelapse:
         timelapse = _add_copy(results.timelapse, f"{media}/timelapse.webp", folder)
-    return ReportEntry(record, inputs, image, intermediates, f"{media}/losses.svg", timelapse)
+    curves = f"{media}/losses.svg"
+    return ReportEntry(record, inputs, image, thumbnail, intermediates, curves, timelapse)
 
 
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
@@ -126,16 +133,7 @@ def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder
         "figures": [_figure(name, layout, entries, folder) for name, layout in layouts.items()],
         "entries": entries,
         "images": {name: plan.images[name] for name in sorted(images)},
-        "compared": [  # what the script of the comparison needs
-            {
-                "name": name,
-                "image": entry.image and entry.image.path,
-                "reason": entry.record.reason,
-                "curves": entry.curves,
-                "settings": [[k, setting_text(v)] for k, v in entry.record.settings.items()],
-            }
-            for name, entry in entries.items()
-        ],
+        "table": _table(entries),
     }
     for page in ("index.html", "compare.html", "summary.md"):
         write_text(folder / page, TEMPLATES.get_template(page).render(root="", **values))
@@ -149,6 +147,38 @@ def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder
     for asset in ("report.css", "report.js"):
         text = (files("pipeline.report") / "templates" / asset).read_text(encoding="utf-8")
         write_text(folder / "media" / asset, text)
+
+
+def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
+    """Returns what the script needs to compare, filter and sort the experiments.
+
+    Settings that are the same for all of them are left out: of a thousand experiments they would
+    be most of the page.
+    """
+    records = [entry.record for entry in entries.values()]
+    texts = [{key: setting_text(value) for key, value in r.settings.items()} for r in records]
+    keys = dict.fromkeys(key for each in texts for key in each)
+    differing = [key for key in keys if len({each.get(key) for each in texts}) > 1]
+    metrics = dict.fromkeys(term for r in records if r.results for term in r.results.terms)
+    losses = [
+        loss
+        for loss in metrics
+        if any(r.results and r.results.metrics.get(f"saved_{loss}") for r in records)
+    ]
+    return {
+        "settings": differing,
+        "losses": losses,
+        "experiments": [
+            {
+                "name": entry.record.name,
+                "image": entry.image and entry.image.path,
+                "reason": entry.record.reason,
+                "curves": entry.curves,
+                "settings": [each.get(key, "") for key in differing],
+            }
+            for entry, each in zip(entries.values(), texts, strict=True)
+        ],
+    }
 
 
 def _figure(

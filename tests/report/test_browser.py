@@ -103,7 +103,8 @@ def test_every_control_has_a_name_and_the_headings_their_order(
     nameless = page.evaluate(
         """[...document.querySelectorAll("input, select, button")].filter((control) => {
             const label = control.ariaLabel || control.labels?.[0]?.textContent;
-            return !(label || control.querySelector("img")?.alt || "").trim();
+            const content = control.matches("button") ? control.textContent : "";
+            return !(label || control.querySelector("img")?.alt || content).trim();
         }).length"""
     )
     assert nameless == 0
@@ -149,6 +150,30 @@ def test_comparison_shows_both_and_in_what_they_differ(page: Any, folder: Path) 
     page.locator("#choice-a").select_option("first")
     assert page.locator("#differences").inner_text() == "none"
     assert page.url.endswith("#a=first&b=first")
+
+
+def test_table_is_filtered_by_words_and_settings_and_sorted_by_columns(
+    page: Any, folder: Path
+) -> None:
+    open_page(page, folder, "compare.html")
+    names = "[...document.querySelectorAll('#all tbody tr:not([hidden]) th')].map(e => e.innerText)"
+    assert page.evaluate(names) == ["first", "second"]
+    page.get_by_label("Search").fill("SEC ond")
+    assert page.evaluate(names) == ["second"]
+    assert page.locator("#count").inner_text() == "1 of 2 experiments"
+    page.get_by_label("Search").fill("")
+    page.get_by_text("Filter by setting").click()
+    choice = page.locator("label", has_text="init").locator("select")
+    assert choice.locator("option").all_inner_texts() == ["any", "content", "noise"]
+    choice.select_option("noise")
+    assert page.evaluate(names) == ["first"]
+    choice.select_option("any")
+    title = page.locator("#all thead").get_by_role("button", name="experiment")
+    title.click()
+    assert page.evaluate(names) == ["first", "second"]
+    title.click()
+    assert page.evaluate(names) == ["second", "first"]
+    assert page.locator("#all [aria-sort=descending]").inner_text() == "experiment"
 
 
 def test_zoom_and_position_are_shared(page: Any, folder: Path) -> None:

@@ -1,5 +1,5 @@
-// Controls of the pages: a slider between two pictures, the intermediate images of a run, and the
-// comparison of two experiments. Without this script the pages still show every picture and number.
+// Controls of the pages: a slider between two pictures, the intermediate images of a run, the
+// comparison of two experiments, and the table of all. Without this script the pages still show every picture and number.
 "use strict";
 
 function make(tag, properties = {}, ...children) {
@@ -84,8 +84,7 @@ function stepper(box) {
 }
 
 // Shows two experiments with the same zoom and position, and the settings that differ.
-function compare(page) {
-  const experiments = JSON.parse(document.getElementById("experiments").textContent);
+function compare(page, { settings, experiments }) {
   const find = (name) => experiments.find((each) => each.name === name);
   const zoom = document.getElementById("zoom");
   const sides = ["a", "b"].map((key) => ({
@@ -153,8 +152,8 @@ function compare(page) {
       side.place.replaceChildren(view(chosen[index]));
       side.title.textContent = chosen[index].name;
     });
-    const rows = chosen[0].settings
-      .map(([key, left], index) => [key, left, chosen[1].settings[index][1]])
+    const rows = settings
+      .map((key, index) => [key, ...chosen.map((each) => each.settings[index])])
       .filter(([, left, right]) => left !== right)
       .map(([key, ...values]) => make("tr", {}, make("th", { scope: "row" }, key), ...values.map((value) => make("td", {}, value))));
     const none = make("tr", {}, make("td", { colSpan: 3 }, "none"));
@@ -187,6 +186,62 @@ function compare(page) {
   read();
 }
 
+// Shows the rows of the experiments that have the words searched for and the settings chosen, in the
+// order of the column whose title was clicked.
+function filter(table, { experiments }) {
+  const rows = [...table.tBodies[0].rows];
+  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const search = document.getElementById("search");
+  const choices = [...document.querySelectorAll("[data-setting]")];
+  const collator = new Intl.Collator("en", { numeric: true });
+  const setting = (choice, index) => experiments[index].settings[choice.dataset.setting];
+
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/);
+    const chosen = choices.filter((choice) => choice.value);
+    rows.forEach((row, index) => {
+      row.hidden = !words.every((word) => texts[index].includes(word))
+        || chosen.some((choice) => JSON.stringify(setting(choice, index)) !== choice.value);
+    });
+    const count = rows.filter((row) => !row.hidden).length;
+    document.getElementById("count").value = `${count} of ${rows.length} experiments`;
+  }
+
+  function sort(title) {
+    const direction = title.ariaSort === "ascending" ? -1 : 1;
+    const value = (row) => row.cells[title.cellIndex].textContent.trim();
+    const compared = (one, other) => { // numbers such as 1.2e-05 too; empty cells come last
+      if (!one || !other) return (one ? 0 : 1) - (other ? 0 : 1);
+      const difference = one - other;
+      return direction * (Number.isNaN(difference) ? collator.compare(one, other) : difference);
+    };
+    const values = new Map(rows.map((row) => [row, value(row)]));
+    table.tBodies[0].append(...rows.toSorted((a, b) => compared(values.get(a), values.get(b))));
+    for (const each of table.querySelectorAll("thead th")) each.ariaSort = null;
+    title.ariaSort = direction === 1 ? "ascending" : "descending";
+  }
+
+  for (const choice of choices) {
+    const values = new Set(rows.map((_, index) => setting(choice, index)));
+    const options = [...values].sort(collator.compare);
+    choice.append(make("option", { value: "" }, "any"));
+    choice.append(...options.map((each) => make("option", { value: JSON.stringify(each) }, each)));
+    choice.addEventListener("change", show);
+  }
+  for (const title of table.querySelectorAll("thead th")) {
+    const button = make("button", { type: "button" }, title.textContent);
+    button.addEventListener("click", () => sort(title));
+    title.replaceChildren(button);
+  }
+  search.addEventListener("input", show);
+  document.getElementById("filters").hidden = false;
+  show();
+}
+
 document.querySelectorAll("[data-slider]").forEach(slider);
 document.querySelectorAll("[data-stepper]").forEach(stepper);
-if (document.getElementById("compare")) compare(document.getElementById("compare"));
+if (document.getElementById("compare")) {
+  const content = JSON.parse(document.getElementById("experiments").textContent);
+  compare(document.getElementById("compare"), content);
+  filter(document.getElementById("all"), content);
+}
