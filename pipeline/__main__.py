@@ -116,7 +116,9 @@ GridAxes = Annotated[
 
 @app.command()
 def grid(
-    name: Annotated[str, typer.Argument(help="The grid's name, with which those of its cells begin.")],
+    name: Annotated[
+        str, typer.Argument(help="The grid's name, with which those of its cells begin.")
+    ],
     base: GridBase,
     over: GridAxes,
 ) -> None:

@@ -12,6 +12,7 @@ from pipeline import paths
 from pipeline.config.axes import MOST_CELLS
 from pipeline.config.mistakes import MOST_FIGURE_CELLS, Mistake, choices
 from pipeline.config.schema import Grid, Params, Settings
+from pipeline.errors import shown
 from pipeline.files import write_text
 from pipeline.settings import LONGEST_NAME, NAME_RULE, Name, sections_in
 
@@ -31,12 +32,13 @@ def expanded(content: dict[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     first. Grids whose form is wrong stay as they are, for ``Params`` to say why, and so do those
     with mistakes.
     """
-    sections = [content.get(key) for key in ("grids", "experiments", "figures")]
+    sections: list[Any] = [content.get(key) for key in ("grids", "experiments", "figures")]
     if not all(isinstance(section, dict) for section in sections):
         return content, []
     raw, experiments, figures = sections
+    # Only numbers in the names of cells have a point: DVC takes one for the end of a key.
     mistakes = [
-        Mistake(("experiments", name), NAME_RULE)
+        Mistake(("experiments", name), f"{shown(name)}: {NAME_RULE}")
         for name in experiments
         if isinstance(name, str) and "." in name
     ]
@@ -50,8 +52,8 @@ def expanded(content: dict[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
     of_grids: dict[str, Any] = {}  # their figures
     for name, grid in valid.items():
         new = dict(grid.cells(name))
-        shown = _figures(name, grid, list(new))
-        taken = [figure for figure in shown if figure in figures or figure in of_grids]
+        own = _figures(name, grid, list(new))
+        taken = [figure for figure in own if figure in figures or figure in of_grids]
         if grid.base not in experiments:
             text = f"no experiment {grid.base!r}{choices('experiments', grid.base, experiments)}"
             mistakes.append(Mistake(("grids", name, "base"), text))
@@ -63,7 +65,7 @@ def expanded(content: dict[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
         elif isinstance(base := experiments[grid.base] or {}, dict):
             grids[name] = grid
             cells |= {cell: with_values(base, values) for cell, values in new.items()}
-            of_grids |= shown
+            of_grids |= own
     everything = {
         "grids": {**raw, **grids},
         "experiments": {**experiments, **cells},
@@ -146,7 +148,9 @@ def _figures(name: str, grid: Grid, cells: list[str]) -> dict[str, Any]:
     titles = [""]
     for row_key, values in outer:
         if len(values) > 1:
-            titles = [f"{t}{', ' if t else ''}{row_key} {label}" for t in titles for label in values]
+            titles = [
+                f"{t}{', ' if t else ''}{row_key} {label}" for t in titles for label in values
+            ]
     rows, row_titles = [], []
     for start in range(0, len(cells), len(columns)):
         row = cells[start : start + len(columns)]

@@ -1,4 +1,4 @@
-"""Grids: cells are experiments with their values in their names, and every mistake is a sentence."""
+"""Grids: cells are experiments named by their values, and every mistake is a sentence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from pipeline.errors import UserError
 RATIOS = {"content_weight": [0.1, 1, 3], "style": ["glass", "dots"], "seed": "0..1"}
 
 
-def with_grids(
-    *changes: Callable[[dict[str, Any]], object], **grids: dict[str, Any]
-) -> Params:
+def with_grids(*changes: Callable[[dict[str, Any]], object], **grids: dict[str, Any]) -> Params:
     """Returns the parameters of two experiments with grids over the first, after some changes."""
     content = tiny_params(Path("vgg.pth"))
     content["grids"] = {name: {"base": "first", "over": over} for name, over in grids.items()}
@@ -171,18 +169,24 @@ def test_mistake_in_a_grid_is_one_sentence(over: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["grids"]["g"].update(base="frist"), "grids.g.base: no experiment 'frist'. Did"),
+        (
+            lambda p: p["grids"]["g"].update(base="frist"),
+            "grids.g.base: no experiment 'frist'. Did",
+        ),
         (lambda p: p["grids"]["g"].pop("base"), "grids.g.base: is missing. Add it"),
         (lambda p: p["grids"]["g"].update(titel="x"), "grids.g.titel: unknown key. Did you mean"),
         (lambda p: p["grids"].update({"a.b": p["grids"].pop("g")}), "grids.a.b: 'a.b': a name has"),
-        (lambda p: p["grids"].update({"both": p["grids"].pop("g")}), "grids.both: there is a figure"),
+        (
+            lambda p: p["grids"].update({"both": p["grids"].pop("g")}),
+            "grids.both: there is a figure",
+        ),
         (
             lambda p: p["experiments"].update({"g-1": p["experiments"]["first"]}),
             "grids.g: its cell g-1 has the name of another experiment. Rename the grid",
         ),
         (
             lambda p: p["experiments"].update({"a.b": p["experiments"]["first"]}),
-            "experiments.a.b: a name has up to 64 letters, digits, '-' and '_', and begins",
+            "experiments.a.b: 'a.b': a name has up to 64 letters, digits, '-' and '_', and begins",
         ),
         (
             lambda p: p["grids"]["g"].update(over={"seed": "0..999", "warm_evaluations": "1..100"}),
@@ -205,7 +209,9 @@ def test_mistake_around_a_grid_is_one_sentence(change: Any, message: str) -> Non
 
 
 def test_two_grids_with_one_cell_are_named() -> None:
-    with pytest.raises(UserError, match=r"grids.a-1: its cell a-1-20 has the name of another exper"):
+    with pytest.raises(
+        UserError, match=r"grids.a-1: its cell a-1-20 has the name of another exper"
+    ):
         with_grids(**{"a": {"seed": [1], "size": [20, 32]}, "a-1": {"seed": [20]}})
 
 
@@ -279,5 +285,5 @@ def test_grid_with_a_mistake_is_not_added(
 
 def test_grid_is_added_once(file: Path) -> None:
     add_grid("g", "fig3-b", ["seed=1"])
-    with pytest.raises(UserError, match="has a grid 'g'. Choose another name"):
+    with pytest.raises(UserError, match=r"has a grid 'g'\. Choose another name"):
         add_grid("g", "fig3-b", ["seed=2"])
