@@ -104,6 +104,33 @@ def run(jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "") -> None:
     run(int(jobs) if jobs else None)
 
 
+GridBase = Annotated[str, typer.Option(metavar="EXPERIMENT", help="Where its settings come from.")]
+GridAxes = Annotated[
+    list[str],
+    typer.Option(
+        metavar="KEY=VALUES",
+        help="A setting and its values: content_weight=0.1,1,3 or seed=0..4. Give it once an axis.",
+    ),
+]
+
+
+@app.command()
+def grid(
+    name: Annotated[
+        str, typer.Argument(help="The grid's name, with which those of its cells begin.")
+    ],
+    base: GridBase,
+    over: GridAxes,
+) -> None:
+    """Add a grid to params.yaml: an experiment with all combinations of some values."""
+    from pipeline.config.edits.additions import add_grid
+    from pipeline.config.params import PARAMS_FILE
+
+    cells = add_grid(name, base, over)
+    print(f"{PARAMS_FILE}: {len(cells)} cells, {cells[0]} to {cells[-1]}")
+    print("To compute them: python -m pipeline run")
+
+
 @presets.command()
 def paper() -> None:
     """The pictures, the network and the size of the paper."""

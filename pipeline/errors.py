@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, NoReturn
 
 LONGEST_VALUE = 80  # characters of a value in a message
@@ -70,6 +71,11 @@ class Notice(UserWarning):
 
 def nearest(word: str, known: list[str]) -> str:
     """Returns ". Did you mean 'x'?" with the known word most like ``word``, or "." if none is."""
+    return _nearest(word, tuple(known))
+
+
+@lru_cache(maxsize=16)
+def _nearest(word: str, known: tuple[str, ...]) -> str:
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     return f". Did you mean {close[0]!r}?" if close else "."
 

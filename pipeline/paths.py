@@ -9,6 +9,7 @@ BACKBONE = Path("data/backbone")
 EXPERIMENTS = Path("data/experiments")
 REMOVED = Path("data/removed")  # results of experiments that params.yaml no longer names
 REPORTS = Path("reports")
+CELLS = Path("data/cells.yaml")  # names of the cells of all grids, for DVC
 
 # In the folder of an experiment, in the one of its folders that DVC tracks as a whole.
 TIMELAPSE = Path("intermediates/timelapse.webp")

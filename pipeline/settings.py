@@ -9,17 +9,24 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_va
 
 from pipeline.errors import masked
 
+LONGEST_NAME = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME_RULE = "a name has up to 64 letters, digits, '-' and '_', and begins with a letter or digit"
 
 
 def _valid_name(name: Any) -> Any:
     if isinstance(name, bool | int | float) or name is None:
         raise ValueError("YAML reads it as a number or a truth value. Put the name in quotes")
     if isinstance(name, str) and not _NAME.fullmatch(name):
-        raise ValueError(
-            "a name has up to 64 letters, digits, '-' and '_', and begins with a letter or digit"
-        )
+        raise ValueError(NAME_RULE)
     return name
+
+
+def _valid_cell_name(name: Any) -> Any:
+    if isinstance(name, str):
+        _valid_name(name.replace(".", "_"))
+        return name
+    return _valid_name(name)
 
 
 def _valid_source(source: Any) -> Any:
@@ -47,6 +54,8 @@ Text = Annotated[str, Field(max_length=2000), BeforeValidator(one_line)]
 Label = Annotated[str, Field(max_length=200), BeforeValidator(one_line)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, BeforeValidator(_valid_name)]
+# Of an experiment, which may be a cell of a grid and then has numbers with a point in its name.
+CellName = Annotated[str, BeforeValidator(_valid_cell_name)]
 
 
 class Section(BaseModel):
@@ -58,11 +67,15 @@ class Section(BaseModel):
     @classmethod
     def _refuse_mistaken_truth_values(cls, value: Any, field: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(field.field_name)].annotation
-        if re.search(r"\b(int|float)\b", repr(wanted)) and _has_truth_value(value):
+        if _has_truth_value(value) and _is_numeric(wanted):
             raise ValueError("YAML reads it as a truth value. Write a number")
         if wanted is bool and not isinstance(value, bool):
             raise ValueError("Write true or false, without quotes")
         return value
+
+
+def _is_numeric(annotation: Any) -> bool:
+    return re.search(r"\b(int|float)\b", repr(annotation)) is not None
 
 
 def _has_truth_value(value: Any) -> bool:

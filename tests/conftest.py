@@ -189,7 +189,7 @@ def copy_of_repository(target: Path) -> None:
     for name in ("pipeline", "data/own"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, target / name, ignore=ignored)
-    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+    for name in ("dvc.yaml", "params.yaml", "data/cells.yaml", ".gitignore", ".dvcignore"):
         shutil.copyfile(REPOSITORY / name, target / name)
 
 

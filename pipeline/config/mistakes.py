@@ -1,26 +1,94 @@
 """Error messages for mistakes in params.yaml: place, value, rule, and the nearest known name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.schema import STARTS, Experiment, Params
+from pipeline.config.schema import STARTS, Experiment, Grid, Params
 from pipeline.errors import UserError, nearest, shown
 from pipeline.networks.layers import ARCHITECTURES, check_layers, needed_layers
 from pipeline.settings import Section, sections_in
 
 # A contact sheet and a page of the report can show as many; `starts` compares each two.
-MOST_CELLS, MOST_STARTS = 400, 30
+MOST_FIGURE_CELLS, MOST_STARTS = 400, 30
+MOST_NAMED = 100
+"""Names that a message lists."""
+
+
+class Mistake(NamedTuple):
+    """A mistake in params.yaml: the keys that lead to it, and a sentence."""
+
+    place: tuple[str, ...]
+    text: str
 
 
 def choices(kind: str, word: str, known: Iterable[str]) -> str:
     """Returns the end of a message about an unknown word: the nearest known one, and all."""
-    return f"{nearest(word, list(known))} The {kind} are {', '.join(known)}"
+    names = list(map(str, known))
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return f"{nearest(word, names)} The {kind} are {', '.join(names[:MOST_NAMED])}{more}"
 
 
-def contradictions(params: Params) -> list[str]:
+def sentences(mistakes: Iterable[Mistake], grids: Any) -> list[str]:
+    """Returns a sentence for each mistake, one for all experiments or cells that repeat it.
+
+    ``grids`` is that section of params.yaml, in which the valid grids are of type ``Grid``.
+    """
+    cells = _cells_of(grids if isinstance(grids, dict) else {})
+    # An experiment has the mistakes of the defaults that it takes, and a cell those of its base.
+    in_defaults, in_bases = set(), set()
+    alike: dict[Mistake, list[str]] = {}  # {mistake: the cells that have it}
+    for place, text in mistakes:
+        if place[:1] == ("defaults",):
+            in_defaults.add((place[1:], text))
+        elif place[:1] == ("experiments",) and place[1:2] and place[1] not in cells:
+            in_bases.add((place[2:], text))
+    for place, text in mistakes:
+        if place[:1] != ("experiments",) or not place[1:2]:
+            alike[Mistake(place, text)] = []
+        elif (place[2:], text) in in_defaults:
+            continue
+        elif place[1] not in cells:
+            alike[Mistake(place, text)] = []
+        elif (place[2:], text) not in in_bases:
+            grid, axes = cells[place[1]]
+            axis = next((key for key in axes if _leads_to(key.split("."), place[2:])), None)
+            if axis is None:
+                alike.setdefault(Mistake(("grids", grid, *place[2:]), text), []).append(place[1])
+            else:
+                alike[Mistake(("grids", grid, "over", axis), text)] = []
+    return [
+        f"{'.'.join(place) or 'a key'}{_named(with_it)}: {text}"
+        for (place, text), with_it in alike.items()
+    ]
+
+
+def _cells_of(grids: Mapping[Any, Any]) -> dict[str, tuple[str, list[str]]]:
+    """Returns {cell: (its grid, the keys of its axes)}."""
+    return {
+        cell: (name, list(grid.over))
+        for name, grid in grids.items()
+        if isinstance(grid, Grid)
+        for cell, _ in grid.cells(name)
+    }
+
+
+def _leads_to(key: Sequence[str], place: Sequence[str]) -> bool:
+    shortest = min(len(key), len(place))
+    return shortest > 0 and list(key[:shortest]) == list(place[:shortest])
+
+
+def _named(cells: Sequence[str]) -> str:
+    """Returns the first of some cells and how many there are more, for a place in a message."""
+    if not cells:
+        return ""
+    return f", cell {cells[0]}{f' and {len(cells) - 1:,} more' if cells[1:] else ''}"
+
+
+def contradictions(params: Params) -> list[Mistake]:
     """Returns the mistakes between sections, each of which is valid by itself."""
     return [
         *_unknown_images(params),
@@ -30,19 +98,12 @@ def contradictions(params: Params) -> list[str]:
     ]
 
 
-def validation_mistakes(error: ValidationError) -> list[str]:
-    """Returns a sentence for each mistake that a section's model finds."""
+def validation_mistakes(error: ValidationError) -> list[Mistake]:
+    """Returns the mistakes that the sections' models find."""
     # "[key]" is pydantic's name for a key itself.
-    mistakes = [
-        (tuple(str(key) for key in item["loc"] if key != "[key]"), _sentence(item))
-        for item in error.errors()
-    ]
-    # A mistake in defaults is repeated in every experiment that takes the key from there.
-    in_defaults = {(place[1:], text) for place, text in mistakes if place[:1] == ("defaults",)}
     return [
-        f"{'.'.join(place) or 'a key'}: {text}"
-        for place, text in mistakes
-        if not (place[:1] == ("experiments",) and (place[2:], text) in in_defaults)
+        Mistake(tuple(str(key) for key in item["loc"] if key != "[key]"), _sentence(item))
+        for item in error.errors()
     ]
 
 
@@ -67,18 +128,18 @@ def _model_at(place: Sequence[str]) -> type[Section]:
     return model
 
 
-def _unknown_images(params: Params) -> Iterator[str]:
+def _unknown_images(params: Params) -> Iterator[Mistake]:
     """Yields names of no image, and roles of the cast with the name of one."""
     for role, image in params.cast.items():
         if role in params.images:
-            yield f"cast.{role}: an image has that name too. Rename one of them"
+            yield Mistake(("cast", role), "an image has that name too. Rename one of them")
         if image not in params.images:
             known = choices("images", image, params.images)
-            yield f"cast.{role}: no image {image!r} in the catalogue{known}"
+            yield Mistake(("cast", role), f"no image {image!r} in the catalogue{known}")
     for start in STARTS:
         if start in params.images or start in params.cast:
             section = "images" if start in params.images else "cast"
-            yield f"{section}.{start}: init has a value of that name. Rename the picture"
+            yield Mistake((section, start), "init has a value of that name. Rename the picture")
     known_names = [*params.images, *params.cast.values()]  # a mistake in the cast is said once
     for name, experiment in params.experiments.items():
         for role, image in experiment.images.items():
@@ -88,33 +149,37 @@ def _unknown_images(params: Params) -> Iterator[str]:
                 known += f"; the roles are {', '.join(params.cast)}" if params.cast else ""
                 if role == "init":
                     known += f"; or init is {', '.join(STARTS)}"
-                yield f"experiments.{name}.{role}: no image {image!r} in the catalogue{known}"
+                text = f"no image {image!r} in the catalogue{known}"
+                yield Mistake(("experiments", name, role), text)
 
 
-def _names_alike_but_for_case(params: Params) -> Iterator[str]:
+def _names_alike_but_for_case(params: Params) -> Iterator[Mistake]:
     """Yields names that would share a file where the file system ignores case."""
-    for section in ("images", "experiments", "figures"):
+    for section in ("images", "experiments", "figures", "grids"):
         seen: dict[str, str] = {}
         for name in getattr(params, section):
             other = seen.setdefault(name.casefold(), name)
             if other != name:
-                yield f"{section}: {other!r} and {name!r} differ only in case. Rename one"
+                text = f"{other!r} and {name!r} differ only in case. Rename one"
+                yield Mistake((section,), text)
 
 
-def _figure_mistakes(params: Params) -> Iterator[str]:
+def _figure_mistakes(params: Params) -> Iterator[Mistake]:
     for figure, layout in params.figures.items():
-        if (cells := len(layout.rows) * max(map(len, layout.rows))) > MOST_CELLS:
-            yield f"figures.{figure}.rows: {cells:,} cells. Make figures of up to {MOST_CELLS}"
+        rows = ("figures", figure, "rows")
+        if (cells := len(layout.rows) * max(map(len, layout.rows))) > MOST_FIGURE_CELLS:
+            yield Mistake(rows, f"{cells:,} cells. Make figures of up to {MOST_FIGURE_CELLS}")
         unknown = [name for name in layout.experiments if name not in params.experiments]
         for name in unknown:
             known = choices("experiments", name, params.experiments)
-            yield f"figures.{figure}.rows: no experiment {name!r}{known}"
-        experiments = [params.experiments[n] for n in layout.experiments if n not in unknown]
-        if not unknown and (rule := _unmet_rule(layout.measure, experiments)):
-            yield f"figures.{figure}.measure: {layout.measure} {rule}"
+            yield Mistake(rows, f"no experiment {name!r}{known}")
+        if layout.measure and not unknown:
+            experiments = [params.experiments[name] for name in layout.experiments]
+            if rule := _unmet_rule(layout.measure, experiments):
+                yield Mistake(("figures", figure, "measure"), f"{layout.measure} {rule}")
 
 
-def _unmet_rule(measure: str | None, experiments: Sequence[Experiment]) -> str:
+def _unmet_rule(measure: str, experiments: Sequence[Experiment]) -> str:
     """Returns what a measurement needs and these experiments do not have; empty if nothing."""
     roles = {each.image_roles for each in experiments}
     if measure == "reconstruction":
@@ -132,7 +197,7 @@ def _unmet_rule(measure: str | None, experiments: Sequence[Experiment]) -> str:
     return ""
 
 
-def _network_mistakes(params: Params) -> Iterator[str]:
+def _network_mistakes(params: Params) -> Iterator[Mistake]:
     """Yields layers that a network of an experiment lacks, and useless warm starts."""
     for name, experiment in params.experiments.items():
         networks = {params.backbone.architecture: "backbone.architecture"}
@@ -140,14 +205,16 @@ def _network_mistakes(params: Params) -> Iterator[str]:
             any(size.network == "embedded" for size in experiment.sizes)
             and params.backbone.weights == "embedded"
         ):
-            yield (
-                f"experiments.{name}.sizes: the whole run is on the embedded network. Leave out "
-                "network: embedded, or set backbone.architecture: vgg19 and its weights"
+            yield Mistake(
+                ("experiments", name, "sizes"),
+                "the whole run is on the embedded network. Leave out network: embedded, or set "
+                "backbone.architecture: vgg19 and its weights",
             )
         if experiment.warm_start and params.backbone.weights == "embedded":
-            yield (
-                f"experiments.{name}.warm_start: the whole run is on the embedded network. "
-                "Set backbone.architecture: vgg19 and its weights, or warm_start: null"
+            yield Mistake(
+                ("experiments", name, "warm_start"),
+                "the whole run is on the embedded network. Set backbone.architecture: vgg19 and "
+                "its weights, or warm_start: null",
             )
         elif experiment.uses_embedded_network:
             networks["vgg19-small"] = "its warm start" if experiment.warm_start else "its sizes"
@@ -155,4 +222,5 @@ def _network_mistakes(params: Params) -> Iterator[str]:
             try:
                 check_layers(needed_layers(term.needs), ARCHITECTURES[network])
             except UserError as error:
-                yield f"experiments.{name}.{term.layers_key}, for {reason} {network}: {error}"
+                key = f"{term.layers_key}, for {reason} {network}"
+                yield Mistake(("experiments", name, key), str(error))

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.mistakes import choices, contradictions, validation_mistakes
+from pipeline.config.grids import expanded, merged
+from pipeline.config.mistakes import choices, contradictions, sentences, validation_mistakes
 from pipeline.config.schema import Experiment, Params, Settings
 from pipeline.config.yaml_file import read_mapping
 from pipeline.errors import UserError
-from pipeline.settings import sections_in
 
 PARAMS_FILE = Path("params.yaml")
 MISTAKES_SHOWN = 20
@@ -20,7 +20,8 @@ PICTURE_KEYS = ("image", "content_mask", "style_mask")
 def read_params(path: Path = PARAMS_FILE) -> Params:
     """Returns the parameters in a file, each experiment completed from ``defaults``.
 
-    The keys of an experiment replace those of ``defaults``. In a section, such as ``lbfgs`` and
+    The cells of ``grids`` are experiments too. The keys of an experiment replace those of
+    ``defaults``. In a section, such as ``lbfgs`` and
     ``early_stop``, single keys do; a mapping of layers is a value and is replaced as a whole. A
     picture that is a role of ``cast`` becomes the picture that plays it.
 
@@ -35,18 +36,20 @@ def validated(content: dict[str, Any], origin: str) -> Params:
 
     ``origin`` says in the message of a ``UserError`` where they come from.
     """
+    content, mistakes = expanded(content)
     try:
         params = Params.model_validate(_completed(content))
     except ValidationError as error:
-        mistakes = validation_mistakes(error)
+        mistakes += validation_mistakes(error)
     else:
-        mistakes = contradictions(params)
+        mistakes = mistakes or contradictions(params)
         if not mistakes:
             return params
-    shown = [_shortened(mistake) for mistake in mistakes[:MISTAKES_SHOWN]]
-    if more := len(mistakes) - len(shown):
+    listed = sentences(mistakes, content.get("grids"))
+    shown = [_shortened(sentence) for sentence in listed[:MISTAKES_SHOWN]]
+    if more := len(listed) - len(shown):
         shown.append(f"and {more} more")
-    raise UserError("\n  ".join([f"{origin} has {len(mistakes)} mistake(s):", *shown]))
+    raise UserError("\n  ".join([f"{origin} has {len(listed)} mistake(s):", *shown]))
 
 
 def find_experiment(params: Params, name: str) -> Experiment:
@@ -68,21 +71,12 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
         return content
     known = {key: value for key, value in defaults.items() if key in Settings.model_fields}
     completed = {
-        name: _merged(known, _with_pictures(changes or {}, content.get("cast")))
+        name: merged(known, _with_pictures(changes or {}, content.get("cast")))
         if isinstance(changes, dict | None)
         else changes
         for name, changes in experiments.items()
     }
     return {**content, "experiments": completed}
-
-
-def _merged(defaults: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = {**defaults, **changes}
-    for key, field in Settings.model_fields.items():
-        parts = defaults.get(key), changes.get(key)
-        if any(sections_in(field.annotation)) and all(isinstance(part, dict) for part in parts):
-            merged[key] = {**defaults[key], **changes[key]}
-    return merged
 
 
 def _with_pictures(changes: dict[str, Any], cast: Any) -> dict[str, Any]:

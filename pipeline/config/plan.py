@@ -108,7 +108,7 @@ def write_plans(params: Params, skip_missing: bool = False) -> list[str]:
     files[paths.BACKBONE_PLAN] = BackbonePlan(settings=params.backbone, code=code)
     shown = {section: getattr(params, section) for section in ReportSettings.model_fields}
     code = code_hash(REPORT_CODE, sorted(REPORT_TEMPLATES.iterdir()))
-    files[paths.REPORT_PLAN] = ReportPlan(**shown, code=code)
+    files[paths.REPORT_PLAN] = ReportPlan.model_construct(**shown, code=code)
     for file, plan in files.items():
         write_json(file, plan.model_dump(mode="json"))
     for file in set(paths.PLANS.glob("*.json")) - set(files):
@@ -125,11 +125,15 @@ def _experiment_plans(params: Params, skip_missing: bool) -> list[Plan]:
     }
     code = code_hash(EXPERIMENT_CODE)
     plans = []
+    # Plans are constructed and not validated, since pydantic would check all settings once more.
     for name, settings in params.experiments.items():
         missing = [image for image in settings.images.values() if image not in images]
         if not missing:
             inputs = {role: images[image] for role, image in settings.images.items()}
-            plans.append(Plan(experiment=name, settings=settings, images=inputs, code=code))
+            plan = Plan.model_construct(
+                experiment=name, settings=settings, images=inputs, code=code
+            )
+            plans.append(plan)
         elif not skip_missing:
             raise UserError(
                 f"the image {missing[0]!r} of {name} was not fetched. Run `dvc repro fetch`"

@@ -1,16 +1,21 @@
 """Pydantic models of the sections of params.yaml: types, ranges and defaults of the keys."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pipeline.config.axes import at_least_one, labelled
 from pipeline.errors import UserError
 from pipeline.losses import loss_terms, make_terms
 from pipeline.losses.styles import Mask, Style, Styles, StyleTerm, styles_by_role
 from pipeline.losses.term import LayerWeights, LossTerm
 from pipeline.networks.layers import ARCHITECTURES, check_layers
 from pipeline.networks.settings import Backbone, WeightConvention
-from pipeline.settings import Label, Name, Section, Source, Text, Weight, one_line
+from pipeline.settings import CellName, Label, Name, Section, Source, Text, Weight, one_line
 
 
 class CataloguedImage(Section):
@@ -224,7 +229,7 @@ class Figure(Section):
 
     title: Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(one_line)]
     caption: Text = ""
-    rows: Annotated[list[Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]
+    rows: Annotated[list[Annotated[list[CellName], Field(min_length=1)]], Field(min_length=1)]
     row_titles: list[Label] = []
     column_titles: list[Label] = []
     measure: Literal["reconstruction", "trade-off", "starts"] | None = None
@@ -242,6 +247,37 @@ class Figure(Section):
     def experiments(self) -> list[str]:
         """The names in the grid, each once, in reading order."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
+class Grid(Section):
+    """An experiment with all combinations of some values of its settings, the axes.
+
+    Each combination is a cell, an experiment of its own.
+    """
+
+    base: Name
+    # {setting: {label of a value: value}}; lbfgs.history_size is a setting in a section.
+    over: Annotated[
+        dict[str, Annotated[dict[str, Any], BeforeValidator(labelled)]],
+        AfterValidator(at_least_one),
+    ]
+    title: Annotated[str, Field(max_length=150), BeforeValidator(one_line)] = ""
+    caption: Text = ""
+
+    @property
+    def size(self) -> int:
+        """The number of cells."""
+        return prod(map(len, self.over.values()))
+
+    def cells(self, grid: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the name of each cell and {setting: value}; the last axis changes fastest.
+
+        Names are made of values and not of places, so that a cell keeps its name, and its results,
+        when other values are added, removed or put in another order.
+        """
+        for labels in product(*self.over.values()):
+            values = zip(self.over.items(), labels, strict=True)
+            yield "-".join([grid, *labels]), {key: axis[label] for (key, axis), label in values}
 
 
 # What W&B takes.
@@ -307,7 +343,7 @@ class RunOptions(NamedTuple):
 
     tracking: Tracking
     checkpoints: Checkpointing
-    group: str | None  # of the run in W&B: the first figure that shows the experiment
+    group: str | None  # of the run in W&B: the cell's grid, or the first figure that shows it
 
 
 class ReportSettings(Section):
@@ -315,7 +351,7 @@ class ReportSettings(Section):
 
     images: dict[Name, CataloguedImage]
     defaults: Settings
-    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    experiments: Annotated[dict[CellName, Experiment], Field(min_length=1)]
     figures: dict[Name, Figure] = {}
 
     def figure_of(self, experiment: str) -> str | None:
@@ -325,16 +361,26 @@ class ReportSettings(Section):
 
 
 class Params(ReportSettings):
-    """All of params.yaml, each experiment completed from ``defaults``."""
+    """All of params.yaml, each experiment completed from ``defaults``.
+
+    The cells of ``grids`` are among the experiments, and their figures among the figures.
+    """
 
     backbone: Backbone
-    # dvc.yaml names these two, so that DVC needs them, if only empty.
+    # dvc.yaml names these three, so that DVC needs them, if only empty.
     figures: dict[Name, Figure]
     cast: dict[Name, Name]
+    grids: dict[Name, Grid]
     distillation: Distillation | None = None
     tracking: Tracking = Tracking()
     checkpoints: Checkpointing = Checkpointing()
 
     def run_options(self, experiment: str) -> RunOptions:
         """Returns the options that decide no result of an experiment."""
-        return RunOptions(self.tracking, self.checkpoints, self.figure_of(experiment))
+        group = self.grid_of.get(experiment) or self.figure_of(experiment)
+        return RunOptions(self.tracking, self.checkpoints, group)
+
+    @cached_property
+    def grid_of(self) -> dict[str, str]:
+        """{cell: the name of its grid}."""
+        return {cell: name for name, grid in self.grids.items() for cell, _ in grid.cells(name)}

@@ -102,6 +102,7 @@ def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
         "experiments": {EXPERIMENT: own},
         "figures": {},
         "cast": {},
+        "grids": {},
         "tracking": {"mode": "disabled"},
     }
 

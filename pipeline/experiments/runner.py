@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline import paths
+from pipeline.config.grids import update_cells_file
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import read_plan, write_plans
 from pipeline.config.schema import Params
@@ -57,6 +58,7 @@ def _sole_runner() -> Iterator[None]:
 def _run(jobs: int | None) -> None:
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
+    update_cells_file(params)  # before DVC reads it
     planned = _prepare(params)
     changed = dvc_stages.outdated_experiments()
     outdated = [name for name in planned if name in changed]

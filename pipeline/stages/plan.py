@@ -1,14 +1,28 @@
 """Stage ``plan``: writes into ``data/plan`` what decides the results of the later stages."""
 
+from pipeline import paths
+from pipeline.config.grids import update_cells_file
 from pipeline.config.params import read_params
 from pipeline.config.plan import write_plans
+from pipeline.errors import UserError
 from pipeline.stages import run_stage
 
 
 def plan() -> None:
-    """Writes the plans of all experiments in params.yaml, of the backbone and of the report."""
-    names = write_plans(read_params())
+    """Writes the plans of all experiments in params.yaml, of the backbone and of the report.
+
+    Raises:
+        UserError: DVC has not read the cells of the grids as they are now.
+    """
+    params = read_params()
+    names = write_plans(params)
     print(f"plan: {len(names)} experiments")
+    if update_cells_file(params):
+        raise UserError(
+            f"the grids of params.yaml have changed, and {paths.CELLS} now lists their cells. "
+            "Nothing is lost: run `dvc repro` again, since DVC reads that file before any stage "
+            "runs (`python -m pipeline run` needs no second time)"
+        )
 
 
 if __name__ == "__main__":

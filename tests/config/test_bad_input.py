@@ -81,7 +81,8 @@ CREDENTIALS = (
 BY_HAND = "Download it yourself, and give its path as source"
 SCHEMES = "is not read, only https:// and http://. For a file on this machine give its path"
 SECTIONS = (
-    "images, defaults, experiments, figures, backbone, cast, distillation, tracking, checkpoints"
+    "images, defaults, experiments, figures, backbone, cast, grids, distillation, tracking, "
+    "checkpoints"
 )
 ALIASES = (
     ": its aliases stand for more than 1,048,576 characters and values. Write out what you need"

@@ -85,6 +85,8 @@ def shortened() -> dict[str, Any]:
     params["experiments"]["controls"] = copy.deepcopy(CONTROLS)
     rows = [list(params["experiments"])]
     params["figures"] = {"one": {"title": "One", "rows": rows, "row_titles": ["both"]}}
+    axes = {"style": ["glass", "dots"], "seed": "0..1", "lbfgs.lr": {"low": 0.5}}
+    params["grids"] = {"two": {"base": "controls", "over": axes, "title": "Two"}}
     used = sorted(set(params["cast"].values()))
     params["images"] = {name: params["images"][name] for name in used}
     return params
@@ -238,6 +240,7 @@ def test_params_written_down_and_read_again_are_the_same(
     params = PARAMS | {
         "experiments": {name: pictures | each for name, each in experiments.items()},
         "figures": {"one": {"title": title, "rows": [list(experiments)]}},
+        "grids": {},
     }
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     first = read_params(path)

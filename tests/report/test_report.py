@@ -21,6 +21,7 @@ from finished_runs import (
     experiments_with_markup,
     finished,
     plan_experiments,
+    write_results,
 )
 from markdown_it import MarkdownIt
 from markupsafe import escape
@@ -100,6 +101,31 @@ def test_every_experiment_has_its_page_and_its_place_in_a_figure(pages: dict[str
     assert "content_weight" in text("index.html")  # in which the two differ
     assert "media/figures/both.svg" in pages["index.html"].references
     assert read_picture(Path("reports/sheets/both.png")).width > 300
+
+
+def test_grid_is_a_figure_whose_rows_and_columns_are_its_axes(results: Path) -> None:
+    params = experiments_with_markup()
+    axes = {"content_weight": [0.5, 2], "style": ["gravel", "coffee"]}
+    params["grids"] = {"g": {"base": "first", "over": axes, "title": "Ratios", "caption": "Why."}}
+    plan_experiments(params)
+    cells = [f"g-{weight}-{style}" for weight in ("0.5", "2") for style in ("gravel", "coffee")]
+    for cell in cells:
+        write_results(cell)
+    report()
+    figure = text("index.html").partition('id="figure-g"')[2].partition("</section>")[0]
+    assert "Ratios</h2>" in figure
+    assert "Why." in figure
+    titles = re.findall(r'<th scope="(\w+)">([^<]+)</th>', figure)
+    assert titles == [
+        ("col", "style gravel"),
+        ("col", "style coffee"),
+        ("row", "content_weight 0.5"),
+        ("row", "content_weight 2"),
+    ]
+    assert re.findall(r'<a href="experiments/([^"]+)\.html"><img', figure) == cells
+    assert all((paths.REPORTS / f"experiments/{cell}.html").is_file() for cell in cells)
+    assert read_picture(Path("reports/sheets/g.png")).width > 300
+    assert 'id="figure-both"' in text("index.html").partition('id="figure-g"')[2]
 
 
 def test_losses_are_those_of_the_history_whatever_their_names(pages: dict[str, Page]) -> None:

@@ -1,16 +1,19 @@
-"""Adds an experiment to params.yaml; its other lines stay as they are."""
+"""Adds an experiment or a grid to params.yaml; its other lines stay as they are."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.axes import is_range
+from pipeline.config.grids import update_cells_file
 from pipeline.config.params import PARAMS_FILE, read_params, validated
 from pipeline.config.schema import Experiment, Params
 from pipeline.config.yaml_file import parse
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.settings import NAME_RULE
 
 
 def add_experiment(name: str, params: Params, path: Path = PARAMS_FILE) -> None:
@@ -41,6 +44,39 @@ def add_experiment(name: str, params: Params, path: Path = PARAMS_FILE) -> None:
     write_text(path, text)
     if params.backbone != there.backbone:
         print(f"{path}: the network is that of its section backbone, not the one used here")
+
+
+def add_grid(name: str, base: str, axes: Sequence[str], path: Path = PARAMS_FILE) -> list[str]:
+    """Adds a grid to a file and its cells to the file that DVC reads; returns the cells' names.
+
+    ``axes`` are ``KEY=VALUE,VALUE…``, where the values are YAML; or ``KEY=0..4``, or
+    ``KEY={LABEL: VALUE, …}``, as in params.yaml.
+
+    Raises:
+        UserError: the file has a grid of that name, cannot be read, or has mistakes with it.
+    """
+    there = read_params(path)
+    if name in there.grids:
+        raise UserError(f"{path} has a grid {name!r}. Choose another name")
+    over: dict[str, Any] = {}
+    for given in axes:
+        key, equals, text = given.partition("=")
+        if not (key and equals and text) or key in over:
+            raise UserError(
+                f"--over {given}: write KEY=VALUE,VALUE… with each key once, such as "
+                "content_weight=0.1,1,3 or seed=0..4"
+            )
+        values = parse(f"[{text}]".encode(), f"--over {given}")
+        alone = len(values) == 1 and (isinstance(values[0], dict) or is_range(values[0]))
+        over[key] = values[0] if alone else values
+    text = path.read_text(encoding="utf-8")
+    text = _inserted(text, "grids", {name: {"base": base, "over": over}})
+    params = validated(parse(text.encode(), str(path)), f"{path} with the grid {name!r}")
+    if name not in params.grids:  # but another one: YAML took a part of it for something else
+        raise UserError(f"the grid {name!r}: {NAME_RULE}")
+    write_text(path, text)
+    update_cells_file(params)
+    return [cell for cell, grid in params.grid_of.items() if grid == name]
 
 
 def _changes(experiment: Experiment, there: Params, names: Mapping[str, str]) -> dict[str, Any]:
@@ -82,14 +118,22 @@ def _inserted(text: str, section: str, entries: Mapping[str, dict[str, Any]]) ->
     """Returns the text of a file with entries at the beginning of a section."""
     if not entries:
         return text
-    match = re.search(rf"^{section}:[ ]*(#.*)?\n", text, re.MULTILINE)
+    match = re.search(rf"^{section}:[ ]*({{}})?[ ]*(#.*)?\n", text, re.MULTILINE)
     if match is None:
         raise UserError(f"params.yaml has no line `{section}:`. Add it")
     lines = "".join(
-        f"  {name}:\n" + "".join(f"    {key}: {_flow(value)}\n" for key, value in entry.items())
+        f"  {name}:\n" + "".join(f"    {key}:{_value(key, value)}" for key, value in entry.items())
         for name, entry in entries.items()
     )
-    return text[: match.end()] + lines + text[match.end() :]
+    comment = f"  {match[2]}" if match[2] else ""
+    return f"{text[: match.start()]}{section}:{comment}\n{lines}{text[match.end() :]}"
+
+
+def _value(key: str, value: Any) -> str:
+    """Returns what stands after the colon of a key, the axes of a grid on a line each."""
+    if key != "over":
+        return f" {_flow(value)}\n"
+    return "".join(["\n", *(f"      {axis}: {_flow(each)}\n" for axis, each in value.items())])
 
 
 def _flow(value: Any) -> str:
