@@ -10,7 +10,7 @@ from projects import Project, small_params
 def test_other_values_of_an_axis_run_the_new_cells_alone(tmp_path: Path) -> None:
     params = small_params() | {"figures": {}}
     del params["experiments"]["second"]
-    project = Project.prepared(tmp_path, params)
+    project = Project.prepared(tmp_path, params, computing=False)
     grid = {"base": "first", "over": {"content_weight": [0.5, 2], "style": ["gravel"]}}
     project.change(lambda p: p["grids"].update(ratios=grid))
     text = project.dvc("repro", check=False)
