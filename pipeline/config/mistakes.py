@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -30,13 +31,9 @@ def contradictions(params: Params) -> list[str]:
     ]
 
 
-def validation_mistakes(error: ValidationError) -> list[str]:
-    """Returns a sentence for each mistake that a section's model finds."""
-    # "[key]" is pydantic's name for a key itself.
-    mistakes = [
-        (tuple(str(key) for key in item["loc"] if key != "[key]"), _sentence(item))
-        for item in error.errors()
-    ]
+def validation_mistakes(error: ValidationError, content: Any) -> list[str]:
+    """Returns a sentence for each mistake that a section's model finds in the content of a file."""
+    mistakes = [(_as_written(item["loc"], content), _sentence(item)) for item in error.errors()]
     # A mistake in defaults is repeated in every experiment that takes the key from there.
     in_defaults = {(place[1:], text) for place, text in mistakes if place[:1] == ("defaults",)}
     return [
@@ -44,6 +41,27 @@ def validation_mistakes(error: ValidationError) -> list[str]:
         for place, text in mistakes
         if not (place[:1] == ("experiments",) and (place[2:], text) in in_defaults)
     ]
+
+
+def _as_written(place: Iterable[int | str], content: Any) -> tuple[str, ...]:
+    """Returns the keys to a value in a file, from those to it in the models.
+
+    A name may stand for a mapping with that name, and either of them for a list with one item.
+    """
+    written = []
+    for key in place:
+        if key == "[key]":  # pydantic's name for a key itself
+            continue
+        if isinstance(content, dict) and isinstance(key, int) and key not in content:
+            continue
+        if isinstance(content, dict):
+            content = content.get(key)
+        elif isinstance(content, list) and isinstance(key, int):
+            content = content[key]
+        else:
+            break
+        written.append(str(key))
+    return tuple(written)
 
 
 def _sentence(item: ErrorDetails) -> str:
