@@ -98,13 +98,30 @@ def contradictions(params: Params) -> list[Mistake]:
     ]
 
 
-def validation_mistakes(error: ValidationError) -> list[Mistake]:
-    """Returns the mistakes that the sections' models find."""
-    # "[key]" is pydantic's name for a key itself.
-    return [
-        Mistake(tuple(str(key) for key in item["loc"] if key != "[key]"), _sentence(item))
-        for item in error.errors()
-    ]
+def validation_mistakes(error: ValidationError, content: Any) -> list[Mistake]:
+    """Returns the mistakes that the sections' models find in the content of a file."""
+    return [Mistake(_as_written(item["loc"], content), _sentence(item)) for item in error.errors()]
+
+
+def _as_written(place: Iterable[int | str], content: Any) -> tuple[str, ...]:
+    """Returns the keys to a value in a file, from those to it in the models.
+
+    A name may stand for a mapping with that name, and either of them for a list with one item.
+    """
+    written = []
+    for key in place:
+        if key == "[key]":  # pydantic's name for a key itself
+            continue
+        if isinstance(content, dict) and isinstance(key, int) and key not in content:
+            continue
+        if isinstance(content, dict):
+            content = content.get(key)
+        elif isinstance(content, list) and isinstance(key, int):
+            content = content[key]
+        else:
+            break
+        written.append(str(key))
+    return tuple(written)
 
 
 def _sentence(item: ErrorDetails) -> str:

@@ -37,10 +37,11 @@ def validated(content: dict[str, Any], origin: str) -> Params:
     ``origin`` says in the message of a ``UserError`` where they come from.
     """
     content, mistakes = expanded(content)
+    completed = _completed(content)
     try:
-        params = Params.model_validate(_completed(content))
+        params = Params.model_validate(completed)
     except ValidationError as error:
-        mistakes += validation_mistakes(error)
+        mistakes += validation_mistakes(error, completed)
     else:
         mistakes = mistakes or contradictions(params)
         if not mistakes:

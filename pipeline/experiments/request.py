@@ -61,7 +61,8 @@ class Request(NamedTuple):
 def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
     """Returns what a params.yaml would hold for a request.
 
-    ``vgg19_is_here``: whether VGG-19's weights need no download, so that ``final`` takes them.
+    ``vgg19_is_here``: whether VGG-19's weights need no download, so that ``final`` takes them. It
+    takes those that the request itself names too.
 
     Raises:
         UserError: an assignment is none, or a name is given twice.
@@ -92,7 +93,8 @@ def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
         settings |= PREVIEW
     elif request.quality == "final":
         settings |= FINAL
-        if vgg19_is_here:
+        here = "imagenet" if vgg19_is_here else "embedded"
+        if own_backbone.get("weights", here) != "embedded":
             settings["warm_start"] = "embedded"
             backbone |= VGG19
     return {

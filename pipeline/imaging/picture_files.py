@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedIm
 
 from pipeline.errors import Notice, UserError
 from pipeline.files import replacing
-from pipeline.imaging.pixel_formats import check_pixels, on_white, to_srgb
+from pipeline.imaging.pixel_formats import check_pixels, on_white, rounded, to_srgb
 from pipeline.imaging.repairs import repaired
 
 try:
@@ -48,7 +48,7 @@ def read_picture(path: Path) -> Image.Image:
 def read_with_alpha(path: Path) -> Image.Image:
     """Returns the picture in a file, as mode RGB, or RGBA if some pixel is transparent.
 
-    Its orientation is applied, an embedded ICC profile is converted to sRGB, more bits are reduced
+    Its orientation is applied, an embedded ICC profile is converted to sRGB, more bits are rounded
     to 8. What is damaged beside the pixels is ignored with a ``Notice``.
 
     Raises:
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[Image.Image, list[str]]:
                 bits = max(picture.tag_v2.get(258, (1,)))
             picture.load()
             turn, ignored = _turn(picture)
-            upright, more = to_srgb(picture, bits)
+            upright, more = to_srgb(rounded(picture, content, bits), bits)
     if turn is not None:
         upright = upright.transpose(turn)
     upright.info.clear()  # Pillow would save the profile again, and the date

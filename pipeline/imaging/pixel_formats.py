@@ -4,8 +4,11 @@ Pillow leaves greys of more than 8 bits as they are stored, whichever value is w
 """
 
 import io
+from typing import Any
 
 import numpy as np
+import tifffile
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms, TiffImagePlugin
 
 from pipeline.errors import UserError
@@ -15,8 +18,8 @@ _DEEP_GREYS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _MODES_OF_PROFILES = ("L", "I;16", "RGB", "CMYK", "YCbCr", "LAB")
 # Numbers of tags of a TIFF, and their values.
 _BITS, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 262, 266, 277, 284, 339
-_SUBSAMPLING = 530
-_WHITE_IS_ZERO, _SEPARATE, _SIGNED = 0, 2, 2
+_EXTRA_SAMPLES, _SUBSAMPLING = 338, 530
+_WHITE_IS_ZERO, _SEPARATE, _SIGNED, _UNASSOCIATED = 0, 2, 2, 2
 
 
 def check_pixels(picture: Image.Image) -> None:
@@ -40,6 +43,41 @@ def check_pixels(picture: Image.Image) -> None:
         readable &= tags[_PHOTOMETRIC] != _WHITE_IS_ZERO
     if not readable:
         raise UserError("has its channels in separate planes. Save it with interleaved channels")
+
+
+def rounded(picture: Image.Image, content: bytes, bits: int) -> Image.Image:
+    """Returns a loaded picture with colours of 16 bits rounded to 8; Pillow takes the upper byte.
+
+    ``content`` is its file. What only Pillow decodes, such as LZW in a TIFF, stays as it is.
+    """
+    if bits != 16 or picture.mode not in ("RGB", "RGBA"):
+        return picture
+    try:
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            # Pillow has divided by the alpha where it is premultiplied, and dropped other channels.
+            own = {"RGB": None, "RGBA": (_UNASSOCIATED,)}[picture.mode]
+            values = tifffile.imread(io.BytesIO(content))
+            values = values if picture.tag_v2.get(_EXTRA_SAMPLES) == own else values[..., :0]
+        else:
+            values = _values_of_png(content)
+    except Exception:  # noqa: BLE001 - decoders raise anything
+        return picture
+    shape = picture.height, picture.width, len(picture.mode)
+    if values.dtype != np.uint16 or values.shape != shape:
+        return picture
+    found = Image.fromarray(_to_eight_bits(values))
+    found.info = picture.info
+    return found
+
+
+def _values_of_png(content: bytes) -> NDArray[Any]:
+    # Here, because most pictures can be read without these packages, which take seconds.
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    values: NDArray[Any] = decode_png(data, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    return values
 
 
 def to_srgb(picture: Image.Image, bits: int) -> tuple[Image.Image, list[str]]:
@@ -86,7 +124,7 @@ def _alpha(picture: Image.Image, bits: int) -> Image.Image | None:
     if colour is not None and picture.mode in _DEEP_GREYS:
         return Image.fromarray(np.where(np.asarray(picture) == colour, 0, 255).astype(np.uint8))
     if isinstance(colour, tuple) and bits == 16:
-        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+        picture.info["transparency"] = tuple(_to_eight_bits(np.array(colour)).tolist())
     elif isinstance(colour, int) and picture.mode == "L" and bits in (2, 4):
         picture.info["transparency"] = colour * 255 // (2**bits - 1)
     if not picture.has_transparency_data:
@@ -110,11 +148,16 @@ def _with_sixteen_bits(picture: Image.Image, bits: int) -> Image.Image:
 def _with_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode != "I;16":
         return picture
-    values = np.asarray(picture).astype(np.uint32)
-    values *= 255  # in place, because a picture may have 89 million values
+    return Image.fromarray(_to_eight_bits(np.asarray(picture)))
+
+
+def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns values of 16 bits rounded to 8."""
+    values = values.astype(np.uint32)
+    values *= 255  # in place, because a picture may have 89 million pixels
     values += 32767
     values //= 65535
-    return Image.fromarray(values.astype(np.uint8))
+    return values.astype(np.uint8)
 
 
 def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:

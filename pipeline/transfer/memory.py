@@ -7,8 +7,8 @@ backward pass, and from how many images L-BFGS stores.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 RGB = 3
 IMAGES = 20
 """Images beside those of L-BFGS: pictures, start, parameter, gradient, best image, temporaries."""
+FIRST_IMAGES = 8
+"""Those that are there while the style images are measured: pictures, start, temporaries."""
 READING = 3 + 2 * 3 * FLOAT32
 """Bytes per pixel of a picture while it is read into a tensor."""
 SMALLEST = 16
@@ -49,51 +51,62 @@ class Demand(NamedTuple):
     """What determines the memory of a run.
 
     Attributes:
-        size, style_size: (H, W) of the image and of the largest style image.
-        styles: number of style images.
+        size: (H, W) of the image.
+        style_sizes: (H, W) of each style image.
         channels: {layer: its channels}, of the network, first to last.
         images_per_style: images whose memory the losses take for each of them.
         targets: {layer: how many times the activations of each style image are kept}.
-        temporaries: {layer: bytes per activation that losses take beside the statistics}.
+        temporaries: {layer: bytes per activation that each loss takes beside the statistics}.
         original: pixels of the larger picture as it is read.
         reserved: what the device's allocator takes per byte that a run asks for.
     """
 
     size: tuple[int, int]
-    style_size: tuple[int, int]
+    style_sizes: Sequence[tuple[int, int]]
     channels: Mapping[str, int]
     needs: Needs
     history_size: int
     precision: Precision
     pooling: str
-    styles: int = 1
     images_per_style: int = 0
     targets: Mapping[str, int] = MappingProxyType({})
-    temporaries: Mapping[str, int] = MappingProxyType({})
+    temporaries: Mapping[str, Sequence[int]] = MappingProxyType({})
     original: int = 0
     reserved: float = 1.0
 
     def reduced(self, factor: float) -> Demand:
-        """Returns the demand with both images' edges multiplied by ``factor``, rounded down."""
-        height, width = (max(1, int(factor * edge)) for edge in self.size)
-        style_height, style_width = (max(1, int(factor * edge)) for edge in self.style_size)
-        return self._replace(size=(height, width), style_size=(style_height, style_width))
+        """Returns the demand with all images' edges multiplied by ``factor``, rounded down."""
+        size, *style_sizes = (
+            (max(1, int(factor * height)), max(1, int(factor * width)))
+            for height, width in (self.size, *self.style_sizes)
+        )
+        return self._replace(size=size, style_sizes=style_sizes)
 
 
 def estimate(demand: Demand) -> int:
     """Returns the bytes that a run adds at its peak to what its process has before."""
     image = RGB * FLOAT32 * demand.size[0] * demand.size[1]
     history = (2 * (demand.history_size + 1) + 1) * image
-    # Each style image but the first, which is among IMAGES, and its two masks.
-    pixels = math.prod(demand.size) + (RGB + 1) * math.prod(demand.style_size)
-    styles = (demand.styles - 1) * FLOAT32 * pixels + demand.styles * _target_bytes(demand)
-    styles += demand.styles * demand.images_per_style * image
-    # In float32 whatever the precision: a run may continue in it, and evaluates its result in it.
-    evaluation = max(
-        _evaluation_bytes(demand, demand.size, with_backward=True),
-        _evaluation_bytes(demand, demand.style_size, with_backward=False),
+    # Each style image but the first, which is among the images, and its two masks.
+    styles = sum(
+        FLOAT32 * (math.prod(demand.size) + (RGB + 1) * math.prod(size))
+        for size in demand.style_sizes[1:]
     )
-    run = _weight_bytes(demand) + IMAGES * image + history + styles + evaluation
+    styles += len(demand.style_sizes) * demand.images_per_style * image
+    # A run in another precision may continue in float32, and evaluates its result in it: a second
+    # objective, made when the history is there.
+    second = demand.precision != "float32"
+    targets = sum(_target_bytes(demand, size) for size in demand.style_sizes)
+    optimising = IMAGES * image + history
+    evaluations = (
+        optimising + _evaluation_bytes(demand, demand.size, of_style=False),
+        *(
+            (optimising if second else FIRST_IMAGES * image)
+            + _evaluation_bytes(demand, size, of_style=True)
+            for size in demand.style_sizes
+        ),
+    )
+    run = _weight_bytes(demand) + styles + (1 + second) * targets + max(evaluations)
     return max(int(demand.reserved * run), READING * demand.original) + HEAP
 
 
@@ -116,19 +129,23 @@ def _weight_bytes(demand: Demand) -> int:
     return total
 
 
-def _target_bytes(demand: Demand) -> int:
-    """Returns the bytes of the targets of one style image that are as large as its activations."""
+def _target_bytes(demand: Demand, size: tuple[int, int]) -> int:
+    """Returns the bytes of a style image's targets that are as large as its activations."""
     activations = 0
     for layer, count in demand.targets.items():
-        height, width = (edge >> (LAYERS[layer].block - 1) for edge in demand.style_size)
+        height, width = (edge >> (LAYERS[layer].block - 1) for edge in size)
         activations += count * demand.channels[layer] * height * width
     return FLOAT32 * activations
 
 
-def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool) -> int:
-    """Returns the peak: a layer's input and output, and what is kept of it and of those before."""
+def _evaluation_bytes(demand: Demand, size: tuple[int, int], of_style: bool) -> int:
+    """Returns the peak: a layer's input and output, and what is kept of it and of those before.
+
+    Of a style image no gradient is computed, and the losses measure it one after another, layer by
+    layer, after its statistics are there.
+    """
     height, width = size
-    before, kept, peak = RGB, 0, 0
+    before, kept, peak, largest = RGB, 0, 0, 0
     for step in forward_steps(list(demand.channels), demand.needs):
         channels, added = demand.channels[step.layer], 0
         if step.pooled:
@@ -137,12 +154,18 @@ def _evaluation_bytes(demand: Demand, size: tuple[int, int], with_backward: bool
         positions = height * width
         added += channels * positions * KEPT_BYTES[step.kept]
         for kind in step.statistics:  # and its target
-            added += 2 * statistic(kind).size(channels, positions) * FLOAT32
-        added += demand.temporaries.get(step.layer, 0) * channels * positions
+            added += (1 if of_style else 2) * statistic(kind).size(channels, positions) * FLOAT32
+        temporaries = demand.temporaries.get(step.layer, ())
+        if of_style:
+            largest = max(largest, max(temporaries, default=0) * channels * positions)
+        else:
+            # Each further style is compared with the activations in two tensors of their size.
+            further = (len(demand.style_sizes) - 1) * demand.targets.get(step.layer, 0)
+            added += (sum(temporaries) + 2 * FLOAT32 * further) * channels * positions
         computed = (before + channels) * positions * FLOAT32
-        peak = max(peak, kept + computed + (added if with_backward else 0))
+        peak = max(peak, kept + computed + (0 if of_style else added))
         before, kept = channels, kept + added
-    return peak
+    return max(peak, kept + largest)
 
 
 def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
@@ -150,11 +173,12 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
     reserved = RESERVED[precision] if device.type == "cuda" else 1.0
     terms = settings.terms()
     targets: Counter[str] = Counter()
-    temporaries: Counter[str] = Counter()
+    temporaries: defaultdict[str, list[int]] = defaultdict(list)
     for term in terms:
         if isinstance(term, StyleTerm):
             targets.update(dict.fromkeys(term.part_weights, int(term.keeps_activations)))
-            temporaries.update(dict.fromkeys(term.part_weights, term.temporaries))
+            for layer in term.part_weights:
+                temporaries[layer].append(term.temporaries)
     original = max(math.prod(picture_size(name)) for name in settings.images.values())
     found = []
     for phase in phases_of(settings):
@@ -163,13 +187,12 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
         found.append(
             Demand(
                 size=edges.pop("content"),
-                style_size=max(edges.values(), key=math.prod),
+                style_sizes=list(edges.values()),
                 channels=channels,
                 needs=merged_needs(terms),
                 history_size=settings.lbfgs.history_size,
                 precision=precision,
                 pooling=pooling,
-                styles=len(edges),
                 images_per_style=sum(term.images_per_style for term in terms),
                 targets=targets,
                 temporaries=temporaries,

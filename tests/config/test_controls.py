@@ -38,8 +38,15 @@ def with_controls(tmp_path: Path, backbone: dict[str, Any] | None = None, **sett
 
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("empty list of styles", {"style": []}, "style: []: List should have at least 1 item"),
-    ("style that is a number", {"style": [3]}, "style.0.image: 3: YAML reads it as a number"),
-    ("style without a picture", {"style": {"weight": 1}}, "style.0.image: is missing. Add it"),
+    ("style that is a number", {"style": [3]}, "mine.style.0: 3: YAML reads it as a number"),
+    ("style without a picture", {"style": {"weight": 1}}, "mine.style.image: is missing. Add it"),
+    ("style that is no name", {"style": "a b"}, "mine.style: 'a b': a name has up to 64"),
+    ("style of a list that is no name", {"style": ["glass", "a b"]}, "mine.style.1: 'a b': a name"),
+    (
+        "mask that is no name",
+        {"style": {"image": "glass", "content_mask": "a b"}},
+        "mine.style.content_mask: 'a b': a name",
+    ),
     (
         "unknown key of a style",
         {"style": [{"image": "glass", "wieght": 2}]},
@@ -48,12 +55,12 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (
         "unknown key of a mask",
         {"style": {"image": "glass", "content_mask": {"image": "dots", "lable": "#ffffff"}}},
-        "style.0.content_mask.lable: unknown key. Did you mean 'label'?",
+        "mine.style.content_mask.lable: unknown key. Did you mean 'label'?",
     ),
     (
         "label that is no colour",
         {"style": {"image": "glass", "style_mask": {"image": "dots", "label": "red"}}},
-        "style.0.style_mask.label: 'red': String should match pattern '^#[0-9a-fA-F]{6}$'",
+        "mine.style.style_mask.label: 'red': String should match pattern '^#[0-9a-fA-F]{6}$'",
     ),
     (
         "unknown style in a list",
@@ -104,12 +111,12 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (
         "unknown layer of a style",
         {"style": {"image": "glass", "layers": ["conv9_1"]}},
-        "style.0.layers: ['conv9_1']: unknown layer 'conv9_1'",
+        "mine.style.layers: ['conv9_1']: unknown layer 'conv9_1'",
     ),
     (
         "style without layers",
         {"style": {"image": "glass", "layers": []}},
-        "style.0.layers: []: List should have at least 1 item",
+        "mine.style.layers: []: List should have at least 1 item",
     ),
     (
         "layer of no style",

@@ -548,7 +548,7 @@ def figure_of(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (lambda p: p["defaults"].update(content_layers=["x" * 500_000]), "unknown layer 'x"),
         (
             lambda p: p["experiments"]["fig3-b"].update(style="x" * 500_000),
-            "style.0.image: 'x.*up to 64",
+            "fig3-b.style: 'x.*up to 64",
         ),
         (lambda p: p.update({"x" * 500_000: 1}), "unknown key"),
         (lambda p: p["tracking"].update(project="a/b"), "project: 'a/b': String should match"),

@@ -178,6 +178,32 @@ def test_preset_sets_what_is_not_given_and_must_not_be_contradicted(folder: Path
         to_params(given._replace(quality="preview"), vgg19_is_here=False)
 
 
+@pytest.mark.parametrize(
+    ("assignments", "here", "weights"),
+    [
+        ((), False, "embedded"),
+        ((), True, "imagenet"),
+        (("backbone.weights=/a/vgg19.pth",), False, "/a/vgg19.pth"),
+        (
+            ("backbone.weights=https://example.org/vgg19.pth",),
+            True,
+            "https://example.org/vgg19.pth",
+        ),
+        (("backbone.weights=embedded",), True, "embedded"),
+    ],
+)
+def test_final_takes_vgg19_where_its_weights_are_here_or_given(
+    assignments: tuple[str, ...], here: bool, weights: str
+) -> None:
+    given = Request("cat.png", ["night.jpg"], assignments, quality="final")
+    params = to_params(given, vgg19_is_here=here)
+    vgg19 = weights != "embedded"
+    assert params.backbone.weights == weights
+    assert params.backbone.architecture == ("vgg19" if vgg19 else "vgg19-small")
+    assert params.experiments["transfer"].warm_start == ("embedded" if vgg19 else None)
+    assert params.experiments["transfer"].size == 1024
+
+
 def test_missing_picture_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*dog\.png"):
         transfer(Request("dog.png", ["night sky.jpg"], TINY), Path("out.png"))

@@ -20,7 +20,7 @@ from picture_encoders import (
 from PIL import Image, ImageCms
 
 from pipeline.errors import UserError
-from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.picture_files import read_picture, read_with_alpha
 
 GREY, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 1, 0, 2, 3, 5, 6, 8
 """Values of TIFF's tag PhotometricInterpretation."""
@@ -275,3 +275,18 @@ def test_sixteen_bit_mean_of_the_report_is_right(tmp_path: Path) -> None:
     linear = np.rint(65535 * ramp**2.2).astype(int)
     content = png(linear, 16, 0, before=iccp(grey_profile(1)))
     assert read(content, tmp_path).mean() == pytest.approx(127.5, abs=1)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "compressed TIFF"])
+def test_sixteen_bits_of_a_colour_are_rounded(kind: str, channels: int, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 40 * 60 * 3).astype(int).reshape(40, 60, 3)
+    stored = np.concatenate([ramp, ramp[..., :1] // 2], -1)[..., :channels]
+    if kind == "PNG":
+        content = png(stored, 16, 2 if channels == 3 else 6)
+    else:
+        extra = [2] if channels == 4 else []
+        content = tiff(stored, 16, RGB, extra=extra, compressed=kind != "TIFF")
+    (tmp_path / "picture").write_bytes(content)
+    pixels = np.asarray(read_with_alpha(tmp_path / "picture"), np.float64)
+    assert np.abs(pixels - stored / 257).max() <= 0.5

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import multiprocessing
+import os
 import random
+import signal
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,6 @@ import pytest
 import torch
 from conftest import tiny_params, write_params
 from PIL import Image
-from test_checkpointing import run_stopped_at
 from test_stylize import history, outputs
 
 from pipeline import paths
@@ -149,7 +154,7 @@ def test_combination_runs_to_its_end(
         assert of_phase
     pictures = sum(tensor.nbytes for tensor in inputs.images.values())
     kept = target_bytes(built[-1])
-    assert kept <= expected[-1].styles * 4 * activations(expected[-1])
+    assert kept <= 4 * activations(expected[-1])
     assert pictures + kept < estimate(expected[-1]) - HEAP
 
 
@@ -158,23 +163,57 @@ def channels(objective: Objective) -> int:
 
 
 def activations(demand: Any) -> int:
-    """Returns the activations of one style image that are kept as targets."""
-    height, width = demand.style_size
+    """Returns the activations of all style images that are kept as targets."""
     return sum(
         count * demand.channels[layer] * (height * width >> (0 if layer == "conv1_1" else 2))
         for layer, count in demand.targets.items()
+        for height, width in demand.style_sizes
     )
 
 
+def kill_at(workspace: Path, evaluation: int) -> None:
+    """Runs the experiment ``first`` in a process that SIGKILL ends in the middle.
+
+    That is the evaluation of this number, or a later one if there is no checkpoint before it.
+    """
+    honest, count = Objective.forward, itertools.count(1)
+
+    def forward(self: Objective, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        if next(count) >= evaluation and any(Path("data/checkpoints").glob("*.pt")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(self, image)
+
+    os.chdir(workspace)
+    Objective.forward = forward  # type: ignore[method-assign]
+    stylize("first")
+
+
+@pytest.fixture(scope="module")
+def forks() -> Any:
+    """Processes forked from one that has imported this module and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+    return context
+
+
 @pytest.mark.parametrize("seed", [1, 4, 9, 16])
-def test_combination_continues_to_the_same_bits(
-    seed: int, prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+def test_combination_continues_to_the_same_bits_after_sigkill(
+    seed: int, prepared: Path, weights_file: Path, forks: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_settings(weights_file, random_settings(seed), every=0)
     stylize("first")
     expected = outputs("first")
-    run_stopped_at(monkeypatch, 2)
+    process = forks.Process(target=kill_at, args=(prepared, 2 + seed % 4))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert outputs("first") != expected
+    capsys.readouterr()
     stylize("first")
+    assert "first: goes on after evaluation" in capsys.readouterr().out
     assert outputs("first") == expected
 
 

@@ -28,7 +28,7 @@ from pipeline.transfer.memory import (
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
 NEEDS = {"features": ["conv4_2"], "gram_matrix": ["conv1_1"]}
-DEMAND = Demand((768, 1024), (768, 1024), VGG, NEEDS, 20, "float32", "avg")
+DEMAND = Demand((768, 1024), [(768, 1024)], VGG, NEEDS, 20, "float32", "avg")
 PIXELS = 768 * 1024
 
 
@@ -50,7 +50,7 @@ def test_bytes_of_two_layers_add_up() -> None:
     "more",
     [
         {"size": (800, 1024)},
-        {"style_size": (4000, 4000)},
+        {"style_sizes": [(4000, 4000)]},
         {"history_size": 21},
         {"precision": "bf16"},
         {"needs": NEEDS | {"gram_matrix": ["conv1_1", "conv1_2"]}},
@@ -59,6 +59,24 @@ def test_bytes_of_two_layers_add_up() -> None:
 )
 def test_more_takes_more(more: dict[str, object]) -> None:
     assert estimate(DEMAND._replace(**more)) > estimate(DEMAND)  # type: ignore[arg-type]
+
+
+def test_targets_of_each_style_image_count_by_its_own_size() -> None:
+    targets = {"conv1_1": 1}
+    small, large = (
+        estimate(DEMAND._replace(targets=targets, style_sizes=[(768, 1024), second]))
+        for second in ((76, 102), (768, 1024))
+    )
+    activations = 64 * 4
+    assert large - small == pytest.approx((activations + 4 * 4) * (PIXELS - 76 * 102))
+
+
+def test_style_image_is_measured_before_there_is_a_history() -> None:
+    """Unless a run of lower precision makes its second objective, in float32."""
+    sizes = [(3072, 4096)]
+    for precision, grows in (("float32", False), ("bf16", True)):
+        demand = DEMAND._replace(style_sizes=sizes, precision=precision)
+        assert (estimate(demand._replace(history_size=25)) > estimate(demand)) == grows
 
 
 def test_what_fits_is_not_refused_and_what_is_advised_fits() -> None:
@@ -120,6 +138,6 @@ def test_both_networks_of_a_warm_start_are_looked_at(prepared: Path, weights_fil
     found = demands(experiment, torch.device("cpu"), "float32")
     assert [demand.channels["conv1_1"] for demand in found] == [16, 64]
     assert [demand.size for demand in found] == [(21, 32)] * 2
-    assert found[0].style_size == (32, 32)
+    assert found[0].style_sizes == [(32, 32)]
     on_a_gpu = demands(experiment, torch.device("cuda"), "float32")
     assert estimate(on_a_gpu[1]) - HEAP == pytest.approx(2.5 * (estimate(found[1]) - HEAP))
