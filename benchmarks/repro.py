@@ -29,7 +29,7 @@ from benchmarks.problems import seconds
 from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.errors import command_line
-from pipeline.experiments.executor import count_cores
+from pipeline.experiments.executors.resources import count_cores
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
 from pipeline.runtime.device import find_precision
