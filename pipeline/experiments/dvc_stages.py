@@ -79,6 +79,9 @@ def commit_experiments(names: Collection[str]) -> None:
             with modify_yaml(str(lock)) as content:
                 for stage in finished:
                     content["stages"].update(to_lockfile(stage))
+                for stage in repo.index.stages:  # in the order of dvc.yaml, whatever ended first
+                    if stage.addressing in content["stages"]:
+                        content["stages"].move_to_end(stage.addressing)
 
     if names:
         _ask_dvc(commit)
