@@ -88,7 +88,8 @@ def run_seconds(clone: Path, checkout: Path, *command: str) -> float:
         CalledProcessError: the command failed; what it printed is in the message.
     """
     path = os.pathsep.join([str(_environment(checkout) / "bin"), os.environ.get("PATH", "")])
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(clone), "WANDB_MODE": "offline"}
+    modules = os.pathsep.join(filter(None, [str(clone), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": modules, "WANDB_MODE": "offline"}
 
     def run() -> None:
         done = subprocess.run(
