@@ -140,7 +140,7 @@ class RayExecutor:
     def __exit__(self, *_: object) -> None:
         """Stops what runs, which writes a checkpoint first, and leaves the cluster."""
         self._stopped = True
-        self._watcher.join()
+        self._watcher.join(STOPPING_S)
         left = list(self._running)
         for reference in left:
             self._ray.cancel(reference)
@@ -177,12 +177,15 @@ class RayExecutor:
     def _demand(self, settings: Experiment) -> dict[str, float]:
         """Returns what Ray keeps free for an experiment: at most what its largest node has.
 
-        A run that does not fit there refuses, with the size that would.
+        A run that does not fit there refuses, with the size that would. Nodes may all join later.
         """
-        cpus = min(settings.threads or 1, self._most_cpus)
+        cpus = settings.threads or 1
         if self._gpu and settings.device != "cpu":
-            return {"num_cpus": cpus, "num_gpus": share_of_gpu(settings, self._gpu)}
-        return {"num_cpus": cpus, "memory": min(memory_on_cpu(settings), self._most_memory)}
+            beside = {"num_gpus": share_of_gpu(settings, self._gpu)}
+        else:
+            memory = memory_on_cpu(settings)
+            beside = {"memory": min(memory, self._most_memory or memory)}
+        return {"num_cpus": min(cpus, self._most_cpus or cpus), **beside}
 
     def _watch(self) -> None:
         """Shows what is reported and keeps what is finished, until the block ends."""
@@ -217,6 +220,8 @@ class RayExecutor:
             return Outcome(experiment, str(error))
         except RayTaskError as error:
             return Outcome(experiment, masked(str(error)))
+        except OSError as error:
+            return Outcome(experiment, f"Its results cannot be written: {error}")
         except RayError as error:
             reason = f"Its worker was lost {RETRIES + 1} times: {_first_line(error)}"
             return Outcome(experiment, f"{reason}. Often its memory was full. Run again")
@@ -283,8 +288,9 @@ def _ask_nodes(checkpoints: Path | None) -> Gpu | None:
 
             from pipeline.runtime.device import find_precision
 
-            memory = torch.cuda.get_device_properties(0).total_memory
-            gpu = memory, find_precision("auto", torch.device("cuda"))
+            if torch.cuda.is_available():
+                memory = torch.cuda.get_device_properties(0).total_memory
+                gpu = memory, find_precision("auto", torch.device("cuda"))
         return __version__, code_hash(module), not folder or Path(folder).is_dir(), gpu
 
     own = __version__, code_hash(module)
