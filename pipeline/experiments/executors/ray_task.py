@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 CHECKPOINTS = Path("data/checkpoints")
+INTERRUPTED = 130
+"""The exit status of a run that the command has cancelled."""
 
 
 class Task(NamedTuple):
@@ -92,7 +94,12 @@ def run_task(task: Task, mailbox: Any) -> Result:
         send(Begun(socket.gethostname()))
         lines = LineStream(send)
         with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
-            outcome = compute(task.plan, task.options, send)
+            try:
+                outcome = compute(task.plan, task.options, send)
+            except SystemExit as end:
+                if end.code != INTERRUPTED:  # the node is stopped: Ray tries another one
+                    raise
+                outcome = Outcome(name, "It was interrupted.")
         folders = [*Path("wandb").glob("*run-*")]  # offline, or online and not wholly uploaded
         folders += [] if outcome.error else [paths.EXPERIMENTS / name]
         files = {
