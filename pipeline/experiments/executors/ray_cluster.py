@@ -267,6 +267,7 @@ def _ask_nodes(checkpoints: Path | None) -> Gpu | None:
         UserError: a node does not have this version of the package, or not the shared folder.
     """
     import ray
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     module, folder = EXPERIMENT_CODE, str(checkpoints or "")
@@ -309,7 +310,13 @@ def _ask_nodes(checkpoints: Path | None) -> Gpu | None:
         )
     gpus = []
     for reference, name in asked.items():
-        version, code, sees_folder, gpu = ray.get(reference)
+        try:
+            version, code, sees_folder, gpu = ray.get(reference)
+        except RayTaskError as error:
+            reason = f"node {name} of the cluster cannot compute experiments: {error}"
+            raise UserError(f"{reason}. Correct its environment, or stop Ray there") from error
+        except RayError:  # the node was lost before this, and the cluster has noticed it now
+            continue
         if not version:
             raise UserError(
                 f"node {name} of the cluster does not have this package. Install version "
