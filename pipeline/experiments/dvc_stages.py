@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.experiments.results import LOCK_FILE
 from pipeline.files import replacing
 from pipeline.records.locks import sole_run
 
 Answer = TypeVar("Answer")
-LOCK_FILE = Path("dvc.lock")
 
 
 def reproduce(*targets: str, single_item: bool = False) -> None:
