@@ -1,10 +1,11 @@
 """Times many short experiments: what the pipeline costs beside their evaluations.
 
-    python -m benchmarks.many [CHECKOUT] --count 100
+    python -m benchmarks.many [CHECKOUT] --count 100 --executor local
 
-Runs `make repro` from nothing in a clone whose params.yaml has ``count`` experiments of one
-evaluation at 64 pixels, which differ in their noise, and prints the seconds for each, with
-``fetch``, ``backbone`` and ``report`` included. W&B is offline.
+Runs `make repro`, or the same on a Ray that starts on this machine, from nothing in a clone whose
+params.yaml has ``count`` experiments of one evaluation at 64 pixels, which differ in their noise,
+and prints the seconds for each, with ``fetch``, ``backbone`` and ``report`` included. W&B is
+offline.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.repro import REPOSITORY, cloned, make_repro
+from benchmarks.repro import REPOSITORY, cloned, make_repro, run_seconds
 from pipeline.errors import command_line
 
 
-def many(checkout: Path, count: int, jobs: int | None) -> float:
-    """Returns the seconds of `make repro` with ``count`` experiments in a clone of a checkout."""
+def many(checkout: Path, count: int, jobs: int | None, executor: str = "local") -> float:
+    """Returns the seconds that ``count`` experiments take in a clone of a checkout."""
     with cloned(checkout) as clone:
         file = clone / "params.yaml"
         params: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
@@ -31,7 +32,11 @@ def many(checkout: Path, count: int, jobs: int | None) -> float:
         }
         params |= {"figures": {}, "cast": {}}
         file.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
-        return make_repro(clone, checkout, jobs)
+        if executor == "local":
+            return make_repro(clone, checkout, jobs)
+        command = ["python", "-m", "pipeline", "run", "--executor", executor]
+        command += ["--jobs", str(jobs)] if jobs else []
+        return run_seconds(clone, checkout, *command)
 
 
 def main() -> None:
@@ -39,8 +44,10 @@ def main() -> None:
     parser.add_argument("checkout", nargs="?", type=Path, default=REPOSITORY)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--jobs", type=int, help="experiments at a time (default: make's own)")
+    parser.add_argument("--executor", choices=["local", "ray"], default="local")
     arguments = parser.parse_args()
-    spent = many(arguments.checkout.resolve(), arguments.count, arguments.jobs)
+    checkout, executor = arguments.checkout.resolve(), arguments.executor
+    spent = many(checkout, arguments.count, arguments.jobs, executor)
     each = spent / arguments.count
     print(f"{arguments.count} experiments: {spent:.1f} s, {each:.3f} s each")
 

@@ -29,7 +29,7 @@ from benchmarks.problems import seconds
 from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.errors import command_line
-from pipeline.experiments.executor import count_cores
+from pipeline.experiments.executors.resources import count_cores
 from pipeline.losses.evaluator import Evaluator
 from pipeline.losses.objective import Objective
 from pipeline.runtime.device import find_precision
@@ -88,7 +88,8 @@ def run_seconds(clone: Path, checkout: Path, *command: str) -> float:
         CalledProcessError: the command failed; what it printed is in the message.
     """
     path = os.pathsep.join([str(_environment(checkout) / "bin"), os.environ.get("PATH", "")])
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(clone), "WANDB_MODE": "offline"}
+    modules = os.pathsep.join(filter(None, [str(clone), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": modules, "WANDB_MODE": "offline"}
 
     def run() -> None:
         done = subprocess.run(

@@ -11,6 +11,9 @@ import typer
 from pipeline.config.edits.tool_presets import TOOLS
 from pipeline.errors import UserError, command_line
 
+EXECUTOR_HELP = "local: processes of this machine. ray: a cluster, see docs/cluster.md."
+ADDRESS_HELP = "The Ray cluster: auto or HOST:PORT; by default Ray starts on this machine."
+SHARED_HELP = "Folder for checkpoints that all nodes see by this path."
 JOBS_HELP = "Experiments at a time; by default as cores and memory allow."
 SIZE_HELP = "Length of the edge in pixels in place of the tool's; sizes before it follow."
 app = typer.Typer(
@@ -92,8 +95,14 @@ def transfer(
 
 
 @app.command()
-def run(jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "") -> None:
+def run(
+    jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "",
+    executor: Annotated[str, typer.Option(metavar="local|ray", help=EXECUTOR_HELP)] = "local",
+    address: Annotated[str, typer.Option(help=ADDRESS_HELP)] = "",
+    shared: Annotated[Path | None, typer.Option(help=SHARED_HELP)] = None,
+) -> None:
     """Compute all experiments that are out of date, and the report."""
+    from pipeline.experiments.executors.ray_cluster import ClusterOptions
     from pipeline.experiments.runner import run
 
     if jobs and not (jobs.isdecimal() and int(jobs)):
@@ -101,7 +110,18 @@ def run(jobs: Annotated[str, typer.Option(help=JOBS_HELP)] = "") -> None:
             f"jobs is {jobs!r}, but it must be a whole number from 1: how many experiments at a "
             "time. Leave it out for as many as cores and memory allow"
         )
-    run(int(jobs) if jobs else None)
+    if executor not in ("local", "ray"):
+        raise UserError(f"--executor is {executor!r}, but it must be local or ray")
+    if executor == "local" and (address or shared):
+        option = f"--address {address}" if address else f"--shared {shared}"
+        raise UserError(f"{option} is for a cluster. Give --executor ray with it, or leave it out")
+    if address and jobs:
+        raise UserError(
+            f"--jobs {jobs} is for this machine, but at {address} the CPUs of the cluster decide. "
+            "Leave --jobs or --address out"
+        )
+    cluster = ClusterOptions(address, shared) if executor == "ray" else None
+    run(int(jobs) if jobs else None, cluster)
 
 
 GridBase = Annotated[str, typer.Option(metavar="EXPERIMENT", help="Where its settings come from.")]

@@ -5,6 +5,7 @@ experiment. These are the calls of `dvc repro` and `dvc commit --force`, for all
 """
 
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.experiments.results import LOCK_FILE
+from pipeline.files import replacing
 from pipeline.records.locks import sole_run
 
 Answer = TypeVar("Answer")
@@ -59,7 +62,10 @@ def restore_experiments(names: Collection[str]) -> set[str]:
 
 
 def commit_experiments(names: Collection[str]) -> None:
-    """Has DVC accept results as those of their plans: its lock and caches as after `dvc repro`."""
+    """Has DVC accept results as those of their plans: dvc.lock and caches as after `dvc repro`."""
+
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils.serialize import modify_yaml
 
     def commit(repo: Any) -> None:
         stages = _stages(repo)
@@ -67,7 +73,15 @@ def commit_experiments(names: Collection[str]) -> None:
         for stage in finished:
             stage.save()
             stage.commit()
-        finished[0].dvcfile.dump_stages(finished, update_pipeline=False)
+        # DVC empties dvc.lock before it writes it, which a runner that is killed must not leave.
+        with replacing(LOCK_FILE) as lock:
+            shutil.copyfile(LOCK_FILE, lock)  # it has the stages before
+            with modify_yaml(str(lock)) as content:
+                for stage in finished:
+                    content["stages"].update(to_lockfile(stage))
+                for stage in repo.index.stages:  # in the order of dvc.yaml, whatever ended first
+                    if stage.addressing in content["stages"]:
+                        content["stages"].move_to_end(stage.addressing)
 
     if names:
         _ask_dvc(commit)

@@ -5,7 +5,8 @@ Plain `dvc repro` comes to the same, one experiment after another.
 
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,33 +14,48 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.config.grids import update_cells_file
 from pipeline.config.params import PARAMS_FILE, read_params
-from pipeline.config.plan import read_plan, write_plans
+from pipeline.config.plan import Plan, read_plan, write_plans
 from pipeline.config.schema import Params
 from pipeline.errors import UserError
 from pipeline.experiments import dvc_stages
-from pipeline.experiments.executor import LocalExecutor, count_cores, count_workers
+from pipeline.experiments.executors.executor import Executor
+from pipeline.experiments.executors.local import LocalExecutor
+from pipeline.experiments.executors.ray_cluster import (
+    ClusterOptions,
+    RayExecutor,
+    check_reachable,
+)
+from pipeline.experiments.executors.resources import count_cores, count_workers
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.experiments.results import has_current_results
 from pipeline.files import read_json
 from pipeline.records.locks import HeldError, hold
 from pipeline.records.status import record_failure
 
+COMMIT_INTERVAL_S = 30.0
+"""The least time between two commits to DVC while experiments are computed."""
+MAX_COMMIT_SHARE = 0.1
+"""The share of the time that these commits may take: DVC reads and writes all of dvc.lock."""
 
-def run(jobs: int | None = None) -> None:
+
+def run(jobs: int | None = None, cluster: ClusterOptions | None = None) -> None:
     """Computes what is out of date, and writes the report.
 
     Experiments whose pictures cannot be fetched and those that fail do not keep the others from
     being computed. Both make this raise, after the report was written. ``jobs`` run at a time, by
-    default one for each core as far as the memory goes.
+    default one for each core as far as the memory goes. With ``cluster``, Ray computes them.
 
     Raises:
-        UserError: a mistake in params.yaml, or experiments without results, each with its reason.
+        UserError: a mistake in params.yaml, no cluster, or experiments without results, each with
+            its reason.
         SystemExit: 130 after an interrupt, 143 after SIGTERM; what was running has a checkpoint.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if cluster is not None:
+        check_reachable(cluster)
     with _sole_runner():
-        _run(jobs)
+        _run(jobs, cluster)
 
 
 @contextmanager
@@ -55,7 +71,7 @@ def _sole_runner() -> Iterator[None]:
         yield
 
 
-def _run(jobs: int | None) -> None:
+def _run(jobs: int | None, cluster: ClusterOptions | None) -> None:
     params = read_params()
     print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
     update_cells_file(params)  # before DVC reads it
@@ -64,8 +80,10 @@ def _run(jobs: int | None) -> None:
     outdated = [name for name in planned if name in changed]
     missing = [name for name in outdated if changed[name] or not has_current_results(name)]
     restored = dvc_stages.restore_experiments(missing)
-    failed = _compute([name for name in missing if name not in restored], params, jobs)
-    dvc_stages.commit_experiments([name for name in outdated if name not in failed])
+    missing = [name for name in missing if name not in restored]
+    commits = _Commits([name for name in outdated if name not in missing])
+    failed = _compute(missing, params, jobs, cluster, commits)
+    commits.make()
     reasons = [f"{name}: {reason}" for name, reason in failed.items()]
     if len(planned) < len(params.experiments):
         reasons.append("the pictures named above are missing")
@@ -96,18 +114,46 @@ def _prepare(params: Params) -> list[str]:
     return list(params.experiments)
 
 
-def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, str]:
+class _Commits:
+    """Commits finished experiments to DVC, at intervals.
+
+    If the runner is killed, `dvc repro` computes at most those again that no commit has yet.
+    """
+
+    def __init__(self, finished: Collection[str]) -> None:
+        self._finished = list(finished)
+        self._next = time.monotonic() + COMMIT_INTERVAL_S
+
+    def add(self, experiment: str) -> None:
+        self._finished.append(experiment)
+
+    def make_if_due(self) -> None:
+        if time.monotonic() >= self._next:
+            self.make()
+
+    def make(self) -> None:
+        begin = time.monotonic()
+        dvc_stages.commit_experiments(self._finished)
+        self._finished.clear()
+        end = time.monotonic()
+        self._next = end + max(COMMIT_INTERVAL_S, (end - begin) / MAX_COMMIT_SHARE)
+
+
+def _compute(
+    names: list[str],
+    params: Params,
+    jobs: int | None,
+    cluster: ClusterOptions | None,
+    commits: _Commits,
+) -> dict[str, str]:
     """Computes experiments side by side; returns {experiment: why it failed}."""
     if not names:
         return {}
     plans = {name: read_plan(name) for name in names}
-    workers = min(jobs or count_workers(plans.values()), len(names))
-    threads = max(1, count_cores() // workers)
     failed: dict[str, str] = {}
-    print(f"{len(names)} experiments to compute, {workers} at a time", flush=True)
     with (
         ProgressDisplay(len(names)) as display,
-        LocalExecutor(workers, threads, display) as executor,
+        _executor(plans.values(), jobs, cluster, display) as executor,
     ):
         waiting = {executor.submit(plan, params.run_options(name)) for name, plan in plans.items()}
         while waiting:
@@ -119,5 +165,23 @@ def _compute(names: list[str], params: Params, jobs: int | None) -> dict[str, st
                     display.print(f"{outcome.experiment} failed: {outcome.error}")
                     failed[outcome.experiment] = outcome.error
                     record_failure(outcome.experiment, outcome.error)
-                display.finish(outcome.experiment)
+                else:
+                    commits.add(outcome.experiment)
+                display.finish(outcome.experiment, failed=bool(outcome.error))
+            if waiting:
+                commits.make_if_due()
     return failed
+
+
+def _executor(
+    plans: Collection[Plan],
+    jobs: int | None,
+    cluster: ClusterOptions | None,
+    display: ProgressDisplay,
+) -> Executor:
+    if cluster is not None:
+        display.print(f"{len(plans)} experiments to compute")
+        return RayExecutor(cluster, display, jobs)
+    workers = min(jobs or count_workers(plans), len(plans))
+    display.print(f"{len(plans)} experiments to compute, {workers} at a time")
+    return LocalExecutor(workers, max(1, count_cores() // workers), display)

@@ -74,10 +74,9 @@ def tracked_run(
     folder = _folder_with_space(root / Path(os.environ.get("WANDB_DIR", "")).expanduser())
     for kind in ("CACHE", "DATA"):  # by default both are under the user's home
         os.environ.setdefault(f"WANDB_{kind}_DIR", str(folder / "wandb" / kind.lower()))
-    group = group or os.environ.get("DVC_EXP_NAME")
     defaults = {
         "project": "style-transfer",
-        "run_group": group or (code_version()["revision"] or "no-revision")[:12],
+        "run_group": group or default_group(),
         "run_name": name,
         "run_job_type": job_type,
     }
@@ -94,6 +93,12 @@ def tracked_run(
         raise
     finally:
         _finish(run, exit_code, safe.incomplete)
+
+
+def default_group() -> str:
+    """Returns the group of the runs of a command: DVC's experiment, or the git revision."""
+    name = os.environ.get("DVC_EXP_NAME")
+    return name or (code_version()["revision"] or "no-revision")[:12]
 
 
 def _sync_command(folder: Path) -> str:

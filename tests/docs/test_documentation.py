@@ -31,7 +31,7 @@ PAGES = [
 RESULTS = [
     str(page.relative_to(REPOSITORY)) for page in sorted(REPOSITORY.glob("benchmarks/results/*.md"))
 ]
-OTHER_PROGRAMS = "git", "pip", "pre-commit", "source", "wandb"
+OTHER_PROGRAMS = "git", "pip", "pre-commit", "ray", "source", "wandb"
 
 
 def text_of(page: str) -> str:

@@ -21,7 +21,7 @@ from projects import Project, small_params
 from test_tracking import of_kind, records_of
 
 from pipeline.config.plan import read_plan
-from pipeline.experiments import executor
+from pipeline.experiments.executors import resources
 
 GIB = 2**30
 
@@ -373,31 +373,31 @@ def test_as_many_workers_as_cores_and_memory_have_room_for(
 ) -> None:
     available = "pipeline.runtime.device.available"
     plans = [read_plan("first"), read_plan("second")]
-    monkeypatch.setattr(executor, "count_cores", lambda: 16)
+    monkeypatch.setattr(resources, "count_cores", lambda: 16)
     monkeypatch.setattr(available, lambda _: 3 * GIB)
-    assert 3 <= executor.count_workers(plans) <= 5
+    assert 3 <= resources.count_workers(plans) <= 5
     monkeypatch.setattr(available, lambda _: 300 * GIB)
-    assert executor.count_workers(plans) == 16
+    assert resources.count_workers(plans) == 16
     wide = [
         plan.model_copy(update={"settings": plan.settings.model_copy(update={"threads": 5})})
         for plan in plans
     ]
-    assert executor.count_workers(wide) == 3
+    assert resources.count_workers(wide) == 3
     monkeypatch.setattr(available, lambda _: 0)
-    assert executor.count_workers(plans) == 1
+    assert resources.count_workers(plans) == 1
 
 
 def test_a_gpu_is_shared_by_a_few(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "count_cores", lambda: 16)
+    monkeypatch.setattr(resources, "count_cores", lambda: 16)
     monkeypatch.setattr("pipeline.runtime.device.available", lambda _: 300 * GIB)
     devices = iter(["cuda", "cuda", "mps", "mps", "cuda", "cpu"])
     find = "pipeline.runtime.device.find_device"
     monkeypatch.setattr(find, lambda _: torch.device(next(devices)))
     monkeypatch.setattr("pipeline.runtime.device.find_precision", lambda *_: "float32")
     plans = [read_plan("first"), read_plan("second")]
-    assert executor.count_workers(plans) == executor.GPU_WORKERS
-    assert executor.count_workers(plans) == 1
-    assert executor.count_workers(plans) == 1
+    assert resources.count_workers(plans) == resources.GPU_WORKERS
+    assert resources.count_workers(plans) == 1
+    assert resources.count_workers(plans) == 1
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5"])

@@ -9,44 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipeline.config.plan import Plan
+from pipeline.config.plan import EXPERIMENT_CODE, Plan
 from pipeline.config.schema import RunOptions
-from pipeline.errors import UserError, masked
+from pipeline.experiments.executors.executor import (
+    STOPPING_S,
+    Begun,
+    LineStream,
+    Outcome,
+    compute,
+    show,
+)
 from pipeline.experiments.progress import ProgressDisplay
 from pipeline.runtime.processes import end_with_parent
 
-WORKER_MEMORY = 2**29
-"""Bytes that a worker takes beside its experiment: imported packages and W&B. 370 MiB were seen."""
-GPU_WORKER_MEMORY = 2**30
-"""Bytes that CUDA takes of a GPU for each worker; 750 MiB were seen."""
-GPU_WORKERS = 8
-"""Workers that share a GPU, at most. On an H200, for images of 256 pixels, four made 2.1 times as
-many a second as one, and eight 2.7 times."""
-STOPPING_S = 30.0
-"""How long a worker may take to write a checkpoint and end."""
-
-
-class Outcome(NamedTuple):
-    """How an experiment ended; ``error`` is why it has no results, empty if it has."""
-
-    experiment: str
-    error: str = ""
-
 
 class LocalExecutor:
-    """Computes experiments in worker processes; use it as a context manager.
+    """Computes experiments in worker processes.
 
     ``display`` gets the progress of the experiments, and the lines that they print.
     """
@@ -74,10 +62,7 @@ class LocalExecutor:
         self._pool.shutdown()
 
     def submit(self, plan: Plan, options: RunOptions) -> Future[Outcome]:
-        """Begins an experiment as soon as a worker is free.
-
-        This method is all that the runner asks of an executor; one for a cluster would have it too.
-        """
+        """Begins an experiment as soon as a worker is free."""
         return self._pool.submit(self._compute, plan, options)
 
     def _compute(self, plan: Plan, options: RunOptions) -> Outcome:
@@ -88,6 +73,7 @@ class LocalExecutor:
                     return Outcome(plan.experiment, "It was not begun.")
                 worker = self._own.worker = _Worker(self._threads)
                 self._started.append(worker)
+        show(Begun(), plan.experiment, self._display)
         return worker.compute(plan, options, self._display)
 
 
@@ -107,10 +93,7 @@ class _Worker:
         try:
             self._pipe.send((plan, options))
             while not isinstance(message := self._pipe.recv(), Outcome):
-                if isinstance(message, str):
-                    display.print(message)
-                else:
-                    display.report(*message)
+                show(message, plan.experiment, display)
         except (EOFError, OSError):
             self.process.join()
             return Outcome(plan.experiment, _death(self.process.exitcode or 0))
@@ -132,73 +115,19 @@ def _serve(pipe: Connection, threads: int, command: list[str]) -> None:
     # An interrupt at the terminal reaches all processes. It is the runner that ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    sender = _Sender(pipe)
-    with contextlib.redirect_stdout(sender), contextlib.redirect_stderr(sender):
-        from pipeline.experiments.run import run_experiment
+    lock = threading.Lock()
 
+    def send(message: Any) -> None:
+        with lock:
+            pipe.send(message)
+
+    lines = LineStream(send)
+    with contextlib.redirect_stdout(lines), contextlib.redirect_stderr(lines):
+        import_module(EXPERIMENT_CODE)
         gc.freeze()  # what is imported stays, and need not be looked through
         while True:
             try:
                 plan, options = pipe.recv()
             except EOFError:
                 return
-            error = ""
-            try:
-                run_experiment(plan, options, lambda *progress: sender.send(progress))
-            except UserError as failure:
-                error = str(failure)
-            except Exception:  # noqa: BLE001 - the other experiments go on
-                error = masked(traceback.format_exc())
-            gc.collect()  # a module and its trainer refer to each other
-            sender.send(Outcome(plan.experiment, error))
-
-
-class _Sender(io.TextIOBase):
-    """Sends messages through a pipe from any thread; as a text stream it sends lines."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._lock, self._rest = pipe, threading.Lock(), ""
-
-    def send(self, message: Any) -> None:
-        with self._lock:
-            self._pipe.send(message)
-
-    def write(self, text: str, /) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in filter(str.strip, lines):
-            self.send(line)
-        return len(text)
-
-
-def count_workers(plans: Collection[Plan]) -> int:
-    """Returns how many of the experiments the cores and the memory of their device have room for.
-
-    Experiments on different devices, or on one that cannot be shared, run one after another.
-    """
-    if len(plans) == 1:
-        return 1
-    # torch is imported for this alone, and not where nothing is computed.
-    from pipeline.runtime.device import available, find_device, find_precision
-    from pipeline.transfer.memory import demands, estimate
-
-    devices = {find_device(plan.settings.device) for plan in plans}
-    device = devices.pop()
-    if devices or device.type not in ("cpu", "cuda"):
-        return 1
-    needed = max(
-        estimate(demand)
-        for settings in (plan.settings for plan in plans)
-        for demand in demands(settings, device, find_precision(settings.precision, device))
-    )
-    threads = max(plan.settings.threads or 1 for plan in plans)
-    most, beside = count_cores() // threads, WORKER_MEMORY
-    if device.type == "cuda":
-        most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
-    return max(1, min(most, available(device) // (needed + beside)))
-
-
-def count_cores() -> int:
-    """Returns how many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+            send(compute(plan, options, send))

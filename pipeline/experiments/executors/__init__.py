@@ -1,0 +1,1 @@
+"""Compute experiments side by side: in processes of this machine, or on a cluster."""
