@@ -69,7 +69,8 @@ def commit_experiments(names: Collection[str]) -> None:
 
     def commit(repo: Any) -> None:
         stages = _stages(repo)
-        finished = [stages[name] for name in names]
+        # In the order of dvc.yaml, whatever ended first.
+        finished = [stage for name, stage in stages.items() if name in names]
         for stage in finished:
             stage.save()
             stage.commit()
@@ -79,9 +80,6 @@ def commit_experiments(names: Collection[str]) -> None:
             with modify_yaml(str(lock)) as content:
                 for stage in finished:
                     content["stages"].update(to_lockfile(stage))
-                for stage in repo.index.stages:  # in the order of dvc.yaml, whatever ended first
-                    if stage.addressing in content["stages"]:
-                        content["stages"].move_to_end(stage.addressing)
 
     if names:
         _ask_dvc(commit)

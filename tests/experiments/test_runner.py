@@ -343,6 +343,7 @@ def test_runner_that_is_killed_leaves_no_worker_and_the_next_goes_on(
 def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[str, Any]) -> None:
     """It had computed experiments and not yet told DVC."""
     project = Project.prepared(tmp_path, params, computing=False)
+    project.dvc("repro", "plan")
     project.python("pipeline.stages.stylize", "first")
     text = run(project)
     assert "1 experiments to compute" in text

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_params, write_params
+from conftest import few_or_many_threads, tiny_params, write_params
 from PIL import Image
 from test_result_files import sixteen_bits_of_png
 from test_tracking import inspected, of_kind, summary_of
@@ -318,7 +318,7 @@ def test_results_are_the_same_with_any_number_of_threads(
     prepared: Path, weights_file: Path
 ) -> None:
     pictures = set()
-    for threads in (1, 3, 8, 64):
+    for threads in few_or_many_threads():
         change(prepared, weights_file, "first", threads=threads, size=64, evaluations=12)
         stylize("first")
         of_run = outputs("first")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import objective_of
+from conftest import few_or_many_threads, objective_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +23,7 @@ from pipeline.networks.weight_files import EMBEDDED, load_small
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.summation import ROW, product, total
 
-THREADS = 1, 2, 3, 5, 8, 12, 16, 32, 64
+THREADS = few_or_many_threads()
 
 
 def by_threads(compute: Callable[[], Tensor]) -> list[Tensor]:
@@ -106,7 +106,10 @@ def evaluated(network: str, precision: str, size: tuple[int, int], weights: Any)
     """Returns losses and gradient of a noise image."""
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand((1, 3, *size), generator=generator) for _ in range(3)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # as the stage ``backbone`` has
     of_network = weights if network == "vgg19" else tapped(load_small(EMBEDDED))
+    torch.set_num_threads(threads)
     objective = objective_of(
         FrozenFeatures(down_to(of_network, ["conv5_1"]), "avg", precision),  # type: ignore[arg-type]
         (images[0], images[1]),

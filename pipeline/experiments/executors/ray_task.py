@@ -82,6 +82,8 @@ def run_task(task: Task, mailbox: Any) -> Result:
         return Result(Outcome(name, f"{reason}. Install the same version there"), {})
     # As many threads whatever the worker computed before; an experiment may ask for more.
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Of the process that started Ray, perhaps on another machine; this one starts its own.
+    os.environ.pop("WANDB_SERVICE", None)
     sys.orig_argv, sys.argv = task.command
     with _workspace(task):
         here = str(Path.cwd())

@@ -90,6 +90,9 @@ def _exact_gram_matrix(
         if factors is not None:
             chunk = chunk * factors[start : start + CHUNK]
         for parts in _parts(chunk, TERMS):
+            if len(parts) == 1:
+                # MKL divides the sums of one small product among 8 threads, but not those of two.
+                parts = torch.cat([parts, torch.zeros_like(parts)])
             gram += torch.bmm(parts.mT, parts).sum(0)
     return gram
 
