@@ -65,9 +65,9 @@ def rounded(picture: Image.Image, content: bytes, bits: int) -> Image.Image:
     shape = picture.height, picture.width, len(picture.mode)
     if values.dtype != np.uint16 or values.shape != shape:
         return picture
-    found = Image.fromarray(_to_eight_bits(values))
-    found.info = picture.info
-    return found
+    reduced = Image.fromarray(_to_eight_bits(values))
+    reduced.info = picture.info
+    return reduced
 
 
 def _values_of_png(content: bytes) -> NDArray[Any]:

@@ -354,7 +354,7 @@ def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[
 def test_worker_that_is_killed_fails_its_experiment_and_no_other(
     tmp_path: Path, params: dict[str, Any]
 ) -> None:
-    params["defaults"]["evaluations"] = 3000
+    params["defaults"]["evaluations"] = 1200
     project = Project.prepared(tmp_path, params)
     log = tmp_path / "log"
     process = start(project, log)
@@ -366,7 +366,7 @@ def test_worker_that_is_killed_fails_its_experiment_and_no_other(
     assert text.count(": total loss ") == 1
     text = run(project)
     assert "goes on after evaluation" in text
-    assert rows(project, "first") == rows(project, "second") == 3001
+    assert rows(project, "first") == rows(project, "second") == 1201
 
 
 def test_as_many_workers_as_cores_and_memory_have_room_for(
