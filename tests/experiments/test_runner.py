@@ -106,9 +106,6 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
     assert "third failed: the image did not move" in text
     assert "error: not everything was computed" in text
     assert "the image did not move" in (project.folder / "reports/summary.md").read_text()
-    computed = {name: history(project, name).read_bytes() for name in ("first", "second")}
-    project.dvc("repro", "--force", "stylize@first", "stylize@second")
-    assert computed == {name: history(project, name).read_bytes() for name in computed}
     project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
     text = run(project)
     assert "1 experiments to compute" in text
