@@ -1,6 +1,5 @@
 """The phases of a run: coarse sizes, a warm start, and the main optimisation."""
 
-import gc
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -105,9 +104,6 @@ class PhasedRun:
                 self.state = RunState(
                     start, phase.name, before.total_evaluations, before.notes, before.files
                 )
-            # Frees the phase before, whose module and trainer refer to each other.
-            result = None
-            gc.collect()
             result, saved = self._optimise_phase(phase, inputs, saved), None
             kind, reason = result.stop_reason
             if phase.name != "main" and kind != "budget":
