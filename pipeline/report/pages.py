@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -159,15 +159,9 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
     texts = [{key: setting_text(value) for key, value in r.settings.items()} for r in records]
     keys = dict.fromkeys(key for each in texts for key in each)
     differing = [key for key in keys if len({each.get(key) for each in texts}) > 1]
-    metrics = dict.fromkeys(term for r in records if r.results for term in r.results.terms)
-    losses = [
-        loss
-        for loss in metrics
-        if any(r.results and r.results.metrics.get(f"saved_{loss}") for r in records)
-    ]
     return {
         "settings": differing,
-        "losses": losses,
+        "losses": _losses(records),
         "experiments": [
             {
                 "name": entry.record.name,
@@ -179,6 +173,13 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
             for entry, each in zip(entries.values(), texts, strict=True)
         ],
     }
+
+
+def _losses(records: Sequence[ExperimentRecord]) -> list[str]:
+    """Returns the total loss and the loss terms that are not 0 in all saved pictures."""
+    results = [record.results for record in records if record.results]
+    terms = dict.fromkeys(term for each in results for term in each.terms)
+    return [t for t in terms if any(each.metrics.get(f"saved_{t}") for each in results)]
 
 
 def _figure(
@@ -194,8 +195,6 @@ def _figure(
     }
     tiles = [[(e.image and folder / e.image.path, lines[e.record.name]) for e in r] for r in rows]
     write_contact_sheet(layout, tiles, folder / f"sheets/{name}.png")
-    results = [entry.record.results for entry in shown if entry.record.results]
-    terms = dict.fromkeys(term for each in results for term in each.terms)
     complete = [entry.record for entry in shown if entry.image]
     measurement = None
     if layout.measure and len(complete) > 1:
@@ -206,7 +205,7 @@ def _figure(
         "rows": rows,
         "captions": captions,
         "inputs": {e.record.images[role]: e.inputs[role] for e in shown for role in e.inputs},
-        "terms": [t for t in terms if any(each.metrics.get(f"saved_{t}") for each in results)],
+        "terms": _losses([entry.record for entry in shown]),
         "measurement": measurement,
     }
 
