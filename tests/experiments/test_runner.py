@@ -164,8 +164,9 @@ def test_experiments_without_a_missing_picture_are_computed(
     assert not {"stylize@first", "stylize@second"} & ran
 
 
-def test_workers_end_with_a_runner_that_is_interrupted(
-    tmp_path: Path, params: dict[str, Any]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_workers_end_with_a_runner_that_is_stopped(
+    number: int, status: int, tmp_path: Path, params: dict[str, Any]
 ) -> None:
     params["defaults"]["evaluations"] = 1_000_000
     project = Project.prepared(tmp_path, params)
@@ -173,8 +174,8 @@ def test_workers_end_with_a_runner_that_is_interrupted(
         wait_for_checkpoints(project)
         workers = workers_of(process)
         assert len(workers) == 2
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.send_signal(number)
+        assert process.wait(30) == status
     assert not any(worker.is_running() for worker in workers)
 
 
