@@ -1,4 +1,4 @@
-"""Expands the grids of params.yaml into experiments and figures, and names the cells to DVC.
+"""Expands the grids of params.yaml into experiments and figures, and lists the cells for DVC.
 
 A cell is an experiment like any other, so that all that comes after the expansion knows no grids.
 """

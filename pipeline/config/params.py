@@ -21,9 +21,9 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     """Returns the parameters in a file, each experiment completed from ``defaults``.
 
     The cells of ``grids`` are experiments too. The keys of an experiment replace those of
-    ``defaults``. In a section, such as ``lbfgs`` and
-    ``early_stop``, single keys do; a mapping of layers is a value and is replaced as a whole. A
-    picture that is a role of ``cast`` becomes the picture that plays it.
+    ``defaults``. In a section, such as ``lbfgs`` and ``early_stop``, single keys do; a mapping of
+    layers is a value and is replaced as a whole. A picture that is a role of ``cast`` becomes the
+    picture that plays it.
 
     Raises:
         UserError: the file cannot be read or has mistakes; each is listed with its place and rule.

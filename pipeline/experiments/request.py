@@ -1,4 +1,4 @@
-"""What the command ``transfer`` asks for, as the content of a params.yaml with one experiment."""
+"""Turns the arguments of ``transfer`` into the content of a params.yaml with one experiment."""
 
 import re
 from collections.abc import Mapping, Sequence

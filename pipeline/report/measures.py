@@ -1,4 +1,4 @@
-"""Measurements of what the paper claims of a figure, on the pictures of that figure.
+"""Tables and plots that measure a figure: losses, RMSE and SSIM, for what the paper claims of it.
 
 Pictures are compared as saved, 8-bit sRGB in units of the full range: an RMSE of 1 is black against
 white. Each measurement has a plot, an SVG file that matplotlib draws.

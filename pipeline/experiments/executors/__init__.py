@@ -1,1 +1,1 @@
-"""Compute experiments side by side: in processes of this machine, or on a cluster."""
+"""Executors, which compute experiments side by side: in processes of this machine, or on Ray."""

@@ -1,4 +1,4 @@
-"""What an executor is, and what those of one machine and of a cluster have in common."""
+"""The protocol of executors, the messages of a running experiment, and its computation."""
 
 from __future__ import annotations
 

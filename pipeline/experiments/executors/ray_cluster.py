@@ -1,4 +1,4 @@
-"""Computes experiments on the workers of a Ray cluster: the side of the command."""
+"""The executor on Ray: submits experiments to a cluster, and writes the results it sends back."""
 
 from __future__ import annotations
 

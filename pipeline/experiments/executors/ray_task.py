@@ -1,4 +1,4 @@
-"""What the workers of a Ray cluster run: one experiment, in a temporary folder of its own.
+"""The task that a Ray worker runs: one experiment, in a temporary folder of its own.
 
 A worker needs the installed package, and neither DVC's repository nor params.yaml: the plan comes
 with the task, pictures and network are objects of the cluster, and results go back as files.

@@ -1,4 +1,4 @@
-"""What experiments take of a machine: cores, memory, and a share of a GPU."""
+"""How many experiments a machine has room for, and the memory and GPU share that each needs."""
 
 from __future__ import annotations
 
