@@ -80,8 +80,9 @@ class Problem:
         network: str = "vgg",
         range_weight: float = 0.0,
         division: int = 1,
+        tile: int | None = None,
     ) -> Objective:
-        features = FrozenFeatures(getattr(self, network), "avg", precision, self.device)
+        features = FrozenFeatures(getattr(self, network), "avg", precision, self.device, tile)
         images = dict(zip(("content", "style"), self.pictures(division), strict=True))
         return Objective(features, make_terms(TERMS | {"range_weight": range_weight}), images)
 

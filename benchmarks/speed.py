@@ -180,7 +180,7 @@ def main() -> None:
     for part in arguments.parts:
         print(f"{part} …", flush=True)
         key = f"{part}-{arguments.size}" if part.startswith("loss") else part
-        row = {"hardware": _hardware(), "result": PARTS[part](arguments)}
+        row = {"hardware": hardware(), "result": PARTS[part](arguments)}
         # Read again: another process may have written other parts in the meantime.
         results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
         results[key] = row
@@ -189,7 +189,7 @@ def main() -> None:
     print(TABLES.read_text("utf-8"))
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
     abilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     device = abilities.get("cpu_name") or platform.processor() or platform.machine()
     if torch.cuda.is_available():

@@ -96,6 +96,8 @@ class RunSettings(Section):
     ] = []
     timelapse: bool = False
     output: Output = Output()
+    # A multiple of ``networks.frozen.stages.GRID``.
+    tile: Literal["auto"] | Annotated[int, Field(ge=16, le=16384, multiple_of=16)] | None = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     deterministic: bool = True
@@ -193,6 +195,13 @@ class Experiment(Settings):
     def _check_controls_fit(self) -> Self:
         if self.resampling == "pillow-2.6" and self.antialias:
             raise ValueError("resampling pillow-2.6 does not antialias. Set antialias: false")
+        if isinstance(self.tile, int):
+            for term in self.terms():
+                if not term.tileable:
+                    raise ValueError(
+                        f"{term.name} needs the positions of the whole image at once, and not tile "
+                        f"by tile. Set tile to null or auto, or {term.weight_key} to 0"
+                    )
         # Also those of weight 0, whose losses are recorded.
         terms = [term for term in self.terms() if "style" in term.image_roles]
         if self.masks:

@@ -24,7 +24,7 @@ from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.transfer.build import content_alpha, developed, read_inputs
 from pipeline.transfer.callbacks import ReportProgress
 from pipeline.transfer.checkpointing import best_image
-from pipeline.transfer.memory import check_memory
+from pipeline.transfer.memory import choose_tiles
 from pipeline.transfer.phases import PhasedRun, Result
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -64,7 +64,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(settings.threads or DEFAULT_THREADS)
     run = identify(plan)
-    check_memory(settings, run.device, run.precision)
+    tiles = choose_tiles(settings, run.device, run.precision)
     run.checkpoints.remove_old_ones_of_others()
     root = paths.shared_root()
     with (
@@ -86,7 +86,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
     ):
         logger = WandbLogger(experiment=tracked)
         try:
-            result = PhasedRun(run, logger, options.checkpoints.every, report).optimise()
+            result = PhasedRun(run, logger, options.checkpoints.every, report, tiles).optimise()
         except SystemExit:
             if picture:
                 _write_best_image(run, picture)

@@ -49,7 +49,8 @@ def fastest_evaluation(objective: Objective, image: Tensor) -> Callable[[Tensor]
     The objective must stay unchanged and on its device; the images to be evaluated must have the
     shape and device of the given one.
     """
-    if image.device.type == "cuda":
+    # The kernels of a tile are large, and a graph would hold the memory of all tiles.
+    if image.device.type == "cuda" and objective.features.tile is None:
         try:
             return RecordedObjective(objective, image, cuda_graph)
         except RuntimeError as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.losses.term import LossTerm, merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.layers import Context
 
 MINIMISED = "minimised"
 """The key of what L-BFGS minimises: the total loss in the unit in which its largest weight is
@@ -48,7 +49,7 @@ class Objective(nn.Module):
         self.terms = [copy(term) for term in terms]
         self.needs = merged_needs(self.terms)
         ending = "_content_mask"
-        self.guides = {
+        guides = {
             role.removesuffix(ending): mask
             for role, mask in images.items()
             if role.endswith(ending)
@@ -64,6 +65,7 @@ class Objective(nn.Module):
             for term in self.terms:
                 term.set_targets(images, features)
             self.sizes = {term.name: term.sizes() for term in self.terms}
+        self.context = self._context(guides)
 
     @property
     def names(self) -> list[str]:
@@ -80,7 +82,7 @@ class Objective(nn.Module):
         the total as ``MINIMISED``.
         """
         image = image if self.view is None else self.view(image)
-        statistics = self.features(image, self.needs, self.guides)
+        statistics = self.features(image, self.needs, self.context)
         terms: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         weighted: dict[str, Tensor] = {}
@@ -111,8 +113,13 @@ class Objective(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for term in self.terms:
             term.targets = {part: fn(target) for part, target in term.targets.items()}
-        self.guides = {name: fn(guide) for name, guide in self.guides.items()}
+        guides = {name: fn(guide) for name, guide in self.context.guides.items()}
+        self.context = self._context(guides)
         return self
+
+    def _context(self, guides: Mapping[str, Tensor]) -> Context:
+        references = {k: v for term in self.terms for k, v in term.references.items()}
+        return Context(guides, references)
 
 
 def _weights(terms: Sequence[LossTerm]) -> dict[str, dict[str, float]]:

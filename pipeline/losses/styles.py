@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, TypeAdapter
 
 from pipeline.errors import UserError
 from pipeline.losses.term import LayerTerm
-from pipeline.networks.layers import LAYERS, Needs, check_layers
+from pipeline.networks.layers import LAYERS, Context, Needs, check_layers
 from pipeline.settings import Name, Section
 
 if TYPE_CHECKING:
@@ -121,10 +121,6 @@ class StyleTerm(LayerTerm):
     """
 
     image_roles = ("style",)
-    keeps_activations: ClassVar[bool] = False
-    """Whether a target is as large as the activations of a style image."""
-    temporaries: ClassVar[int] = 0
-    """Bytes per activation that an evaluation takes beside the statistic and the target."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
@@ -164,8 +160,8 @@ class StyleTerm(LayerTerm):
             layers = [layer for layer in self.part_weights if role in self.shares(layer)]
             mask = images.get(f"{role}_mask")
             kind = self.statistic if mask is None else f"{self.statistic}@{role}"
-            guides = {} if mask is None else {role: mask}
-            for layer, value in collect(images[role], {kind: layers}, guides)[kind].items():
+            context = Context({} if mask is None else {role: mask})
+            for layer, value in collect(images[role], {kind: layers}, context)[kind].items():
                 self.targets[f"{layer}@{role}"] = self.measure(value)
 
     def sizes(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from pipeline.errors import UserError
-from pipeline.networks.layers import LAYERS, Needs, check_layers
+from pipeline.networks.layers import LAYERS, Context, Needs, check_layers
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from pipeline.networks.frozen.statistics import Statistics
 
-    Guides = Mapping[str, Tensor]
-    Collect = Callable[[Tensor, Needs, Guides], Statistics]
+    Collect = Callable[[Tensor, Needs, Context], Statistics]
 
 WHOLE = ""
 """The one part of a term that has no parts of its own."""
@@ -51,6 +50,8 @@ class LossTerm:
     """Whether its weight is a multiple of the largest weight of the other terms."""
     images_per_style: ClassVar[int] = 0
     """Images of the content image's size whose memory it takes for each style image."""
+    tileable: ClassVar[bool] = True
+    """Whether it needs only statistics that are means over positions, which tiles add up to."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         own = {key: settings[key] for key in self.Settings.model_fields if key in settings}
@@ -82,8 +83,13 @@ class LossTerm:
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
         """Computes ``targets`` from {role: (1, 3, H, W) float32, RGB in [0, 1]}.
 
-        ``collect(image, needs, guides)`` is ``FrozenFeatures.forward``.
+        ``collect(image, needs, context)`` is ``FrozenFeatures.forward``.
         """
+
+    @property
+    def references(self) -> dict[str, Mapping[str, Tensor]]:
+        """The ``references`` of a ``Context`` that the statistics of the image need."""
+        return {}
 
     def sizes(self) -> dict[str, float]:
         """Returns {part: a loss that is not small}, beside which rounding can be told from 0."""
@@ -103,6 +109,10 @@ class LayerTerm(LossTerm):
 
     statistic: ClassVar[str]
     """Its kind, a key of ``networks.frozen.statistics.STATISTICS``."""
+    keeps_activations: ClassVar[bool] = False
+    """Whether a target is as large as the activations of its picture."""
+    temporaries: ClassVar[int] = 0
+    """Bytes per activation that an evaluation takes beside the statistic and the target."""
 
     def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
         """Returns the loss of a layer, a scalar, from its statistic in the image and its target.
@@ -115,10 +125,6 @@ class LayerTerm(LossTerm):
     @property
     def needs(self) -> Needs:
         return {self.statistic: tuple(self.part_weights)}
-
-    def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
-        (role,) = self.image_roles
-        self.targets = collect(images[role], self.needs, {})[self.statistic]
 
     def sizes(self) -> dict[str, float]:
         """Returns the losses of features that are all 0."""

@@ -1,12 +1,36 @@
 """VGG-19's convolutions (Simonyan & Zisserman 2015); a name stands for activations after ReLU."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import UserError, nearest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Needs = Mapping[str, Sequence[str]]
 """{kind of statistic: layers to compute it for}; the kinds are those of ``frozen.statistics``."""
+
+
+class Context(NamedTuple):
+    """What statistics of an image need beside its features.
+
+    Attributes:
+        guides: {name: (1, 1, H, W) float32, the weight of each position, in [0, 1]}, of the image's
+            size; averaged where the network pools. A kind of statistic ``KIND@NAME`` is a mean
+            weighted by the squares of the guide NAME.
+        references: {name: {layer: (1, C, H', W') float32}}, features to compare those of the image
+            with: those of the name NAME for ``squared_distance@NAME``.
+    """
+
+    guides: Mapping[str, Tensor] = MappingProxyType({})
+    references: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
+
+
+NO_CONTEXT = Context()
 
 
 class Layer(NamedTuple):

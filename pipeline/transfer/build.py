@@ -162,16 +162,22 @@ def picture_size(name: str) -> tuple[int, int]:
 
 
 def build_objective(
-    settings: Experiment, network: Path, inputs: Inputs, device: torch.device, precision: Precision
+    settings: Experiment,
+    network: Path,
+    inputs: Inputs,
+    device: torch.device,
+    precision: Precision,
+    tile: int | None = None,
 ) -> Objective:
     """Returns the total loss of an experiment, with its targets, on a device.
 
     ``network`` is the file of weights that the stage backbone wrote. Only the layers down to the
-    deepest that a loss term needs are used.
+    deepest that a loss term needs are used. ``tile`` is as for ``FrozenFeatures``.
     """
     terms = settings.terms()
     weights, pooling = load_backbone(network)
     weights = down_to(weights, needed_layers(merged_needs(terms)))
     images = {role: image.to(device) for role, image in inputs.images.items()}
     view = to_grey if settings.colour == "luminance" else None
-    return Objective(FrozenFeatures(weights, pooling, precision, device), terms, images, view)
+    features = FrozenFeatures(weights, pooling, precision, device, tile)
+    return Objective(features, terms, images, view)

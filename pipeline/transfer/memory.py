@@ -17,9 +17,9 @@ import torch
 from pipeline.config.schema import Experiment
 from pipeline.errors import UserError
 from pipeline.losses.styles import StyleTerm
-from pipeline.losses.term import merged_needs
+from pipeline.losses.term import LayerTerm, merged_needs
 from pipeline.networks.frozen.convolutions import WINOGRAD_CHANNELS
-from pipeline.networks.frozen.extractor import forward_steps
+from pipeline.networks.frozen.stages import Stage, divided, forward_steps
 from pipeline.networks.frozen.statistics import statistic
 from pipeline.networks.layers import LAYERS, Needs
 from pipeline.networks.weight_files import read_channels
@@ -43,6 +43,8 @@ HEAP = 192 * MIB
 """What libraries allocate once they compute, and what the allocator keeps although it is free."""
 KEPT_BYTES = {"nothing": 0, "mask": 1, "values": FLOAT32}
 """Bytes per activation that is kept for the backward pass, see ``Step.kept``."""
+TILES = (2048, 1024, 512, 256)
+"""Edges in pixels that ``tile: auto`` chooses from."""
 RESERVED = {"float32": 2.5, "tf32": 2.5, "bf16": 1.25}
 """What torch's allocator takes on a GPU per byte that a run asks for (docs/reliability.md)."""
 
@@ -56,9 +58,11 @@ class Demand(NamedTuple):
         channels: {layer: its channels}, of the network, first to last.
         images_per_style: images whose memory the losses take for each of them.
         targets: {layer: how many times the activations of each style image are kept}.
+        references: the same of the content image.
         temporaries: {layer: bytes per activation that each loss takes beside the statistics}.
         original: pixels of the larger picture as it is read.
         reserved: what the device's allocator takes per byte that a run asks for.
+        tile: edge in pixels of the pieces that the image is computed in, or None.
     """
 
     size: tuple[int, int]
@@ -70,9 +74,11 @@ class Demand(NamedTuple):
     pooling: str
     images_per_style: int = 0
     targets: Mapping[str, int] = MappingProxyType({})
+    references: Mapping[str, int] = MappingProxyType({})
     temporaries: Mapping[str, Sequence[int]] = MappingProxyType({})
     original: int = 0
     reserved: float = 1.0
+    tile: int | None = None
 
     def reduced(self, factor: float) -> Demand:
         """Returns the demand with all images' edges multiplied by ``factor``, rounded down."""
@@ -96,7 +102,9 @@ def estimate(demand: Demand) -> int:
     # A run in another precision may continue in float32, and evaluates its result in it: a second
     # objective, made when the history is there.
     second = demand.precision != "float32"
-    targets = sum(_target_bytes(demand, size) for size in demand.style_sizes)
+    targets = _target_bytes(demand, demand.references, demand.size) + sum(
+        _target_bytes(demand, demand.targets, size) for size in demand.style_sizes
+    )
     optimising = IMAGES * image + history
     evaluations = (
         optimising + _evaluation_bytes(demand, demand.size, of_style=False),
@@ -129,24 +137,48 @@ def _weight_bytes(demand: Demand) -> int:
     return total
 
 
-def _target_bytes(demand: Demand, size: tuple[int, int]) -> int:
-    """Returns the bytes of a style image's targets that are as large as its activations."""
+def _target_bytes(demand: Demand, counts: Mapping[str, int], size: tuple[int, int]) -> int:
+    """Returns the bytes of an image's targets that are as large as its activations."""
     activations = 0
-    for layer, count in demand.targets.items():
+    for layer, count in counts.items():
         height, width = (edge >> (LAYERS[layer].block - 1) for edge in size)
         activations += count * demand.channels[layer] * height * width
     return FLOAT32 * activations
 
 
 def _evaluation_bytes(demand: Demand, size: tuple[int, int], of_style: bool) -> int:
-    """Returns the peak: a layer's input and output, and what is kept of it and of those before.
+    """Returns the peak: the inputs of stages, and what the largest piece takes.
 
-    Of a style image no gradient is computed, and the losses measure it one after another, layer by
-    layer, after its statistics are there.
+    Of a style image no gradient is computed.
     """
-    height, width = size
-    before, kept, peak, largest = RGB, 0, 0, 0
-    for step in forward_steps(list(demand.channels), demand.needs):
+    steps = forward_steps(list(demand.channels), demand.needs)
+    width = BFLOAT16 if demand.precision == "bf16" and demand.tile else FLOAT32
+    whole, largest = 0, 0
+    channels = RGB
+    for stage in divided(steps, size, demand.tile):
+        if stage.block > 1:
+            height, breadth = (edge >> (stage.block - 1) for edge in size)
+            whole += (1 if of_style else 2) * channels * height * breadth * width
+        piece = max((piece.outer.size for piece in stage.pieces), key=math.prod)
+        peak, kept = _piece_bytes(demand, stage, channels, piece, of_style)
+        largest = max(largest, peak)
+        # A stage of one piece keeps what its gradient needs while the next ones are computed.
+        whole += 0 if of_style or len(stage.pieces) > 1 or not stage.ends_pooled else kept
+        channels = demand.channels[stage.steps[-1].layer]
+    return whole + largest
+
+
+def _piece_bytes(
+    demand: Demand, stage: Stage, channels: int, size: tuple[int, int], of_style: bool
+) -> tuple[int, int]:
+    """Returns the peak of a piece, and what is kept of it for the backward pass.
+
+    That is a layer's input and output, and what is kept of it and of those before. The losses
+    measure a style image one after another, layer by layer, when its statistics are there.
+    """
+    (height, width), before = size, channels
+    kept, peak, largest = 0, 0, 0
+    for step in stage.steps:
         channels, added = demand.channels[step.layer], 0
         if step.pooled:
             height, width = height // 2, width // 2
@@ -165,18 +197,20 @@ def _evaluation_bytes(demand: Demand, size: tuple[int, int], of_style: bool) -> 
         computed = (before + channels) * positions * FLOAT32
         peak = max(peak, kept + computed + (0 if of_style else added))
         before, kept = channels, kept + added
-    return max(peak, kept + largest)
+    return max(peak, kept + largest), kept
 
 
 def demands(settings: Experiment, device: torch.device, precision: Precision) -> list[Demand]:
-    """Returns the demand of each phase of an experiment."""
+    """Returns the demand of each phase of an experiment; ``tile: auto`` is not tiled."""
     reserved = RESERVED[precision] if device.type == "cuda" else 1.0
     terms = settings.terms()
     targets: Counter[str] = Counter()
+    references: Counter[str] = Counter()
     temporaries: defaultdict[str, list[int]] = defaultdict(list)
     for term in terms:
-        if isinstance(term, StyleTerm):
-            targets.update(dict.fromkeys(term.part_weights, int(term.keeps_activations)))
+        if isinstance(term, LayerTerm):
+            counts = targets if isinstance(term, StyleTerm) else references
+            counts.update(dict.fromkeys(term.part_weights, int(term.keeps_activations)))
             for layer in term.part_weights:
                 temporaries[layer].append(term.temporaries)
     original = max(math.prod(picture_size(name)) for name in settings.images.values())
@@ -195,19 +229,38 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
                 pooling=pooling,
                 images_per_style=sum(term.images_per_style for term in terms),
                 targets=targets,
+                references=references,
                 temporaries=temporaries,
                 original=original,
                 reserved=reserved,
+                tile=None if settings.tile == "auto" else settings.tile,
             )
         )
     return found
 
 
-def check_memory(settings: Experiment, device: torch.device, precision: Precision) -> None:
-    """Raises ``UserError`` if an experiment needs more memory than its device has free."""
-    for demand in demands(settings, device, precision):
+def choose_tiles(
+    settings: Experiment, device: torch.device, precision: Precision
+) -> dict[str, int | None]:
+    """Returns {phase: the edge of its tiles, or None}: with ``tile: auto`` the largest that fits.
+
+    Raises:
+        UserError: a phase takes more memory than the device has free.
+    """
+    free, tiles = available(device), {}
+    choices: Sequence[int | None] = [None]
+    if settings.tile == "auto" and all(term.tileable for term in settings.terms()):
+        choices = [None, *TILES]
+    for phase, demand in zip(
+        phases_of(settings), demands(settings, device, precision), strict=True
+    ):
         edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
-        check_fits(demand, available(device), edge)
+        tiled = [demand._replace(tile=tile or demand.tile) for tile in choices]
+        fitting = [each for each in tiled if estimate(each) <= free]
+        tiles[phase.name] = fitting[0].tile if fitting else None
+        if not fitting:
+            check_fits(tiled[-1], free, edge)
+    return tiles
 
 
 def check_fits(demand: Demand, free: int, edge: int) -> None:
@@ -230,7 +283,9 @@ def check_fits(demand: Demand, free: int, edge: int) -> None:
     )
     remedies = " or ".join(filter(None, (next(sizes, ""), next(histories, ""))))
     height, width = demand.size
+    tiled = f" in tiles of {demand.tile}" if demand.tile else ""
     raise UserError(
-        f"{width}x{height} pixels take {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB "
-        "are free. " + (f"What fits: {remedies}" if remedies else "Close what else takes memory")
+        f"{width}x{height} pixels{tiled} take {needed / GIB:.1f} GiB of memory, and "
+        f"{free / GIB:.1f} GiB are free. "
+        + (f"What fits: {remedies}" if remedies else "Close what else takes memory")
     )

@@ -31,6 +31,7 @@ class RunState:
         evaluations, float32_evaluations: those in the current phase, and those in float32.
         iterations: steps of the optimizer in the current phase.
         damped: whether the phase diverged and went on with shorter steps.
+        tile: edge in pixels of the pieces that the phase computes its image in, or None.
     """
 
     start: Tensor
@@ -42,6 +43,7 @@ class RunState:
     float32_evaluations: int = 0
     iterations: int = 0
     damped: bool = False
+    tile: int | None = None
 
     @property
     def total_evaluations(self) -> int:

@@ -1,9 +1,10 @@
 """The phases of a run: coarse sizes, a warm start, and the main optimisation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -70,11 +71,21 @@ class Result(NamedTuple):
 class PhasedRun:
     """A run through all phases of an experiment, from its start image or from a checkpoint.
 
-    ``every`` is the least time between two checkpoints, in seconds.
+    Args:
+        every: the least time between two checkpoints, in seconds.
+        tiles: {phase: the edge of its tiles}; a phase without is not tiled.
     """
 
-    def __init__(self, run: Run, logger: Logger, every: float, report: ReportProgress) -> None:
+    def __init__(
+        self,
+        run: Run,
+        logger: Logger,
+        every: float,
+        report: ReportProgress,
+        tiles: Mapping[str, int | None] = MappingProxyType({}),
+    ) -> None:
         self.run, self.logger, self.every, self.report = run, logger, every, report
+        self.tiles = tiles
         self.name, self.settings = run.plan.experiment, run.plan.settings
         self.folder = paths.EXPERIMENTS / self.name
         self.state = RunState(torch.empty(0))  # replaced by that of the first phase
@@ -102,8 +113,17 @@ class PhasedRun:
                 if result is not None and result.stop_reason.kind != "minimum":
                     start = to_size(result.image, start.shape[-2:])
                 self.state = RunState(
-                    start, phase.name, before.total_evaluations, before.notes, before.files
+                    start,
+                    phase.name,
+                    before.total_evaluations,
+                    before.notes,
+                    before.files,
+                    tile=self.tiles.get(phase.name),
                 )
+                if self.state.tile:
+                    self.state.notes.append(
+                        f"The phase {phase.name} was computed in tiles of {self.state.tile} pixels"
+                    )
             result, saved = self._optimise_phase(phase, inputs, saved), None
             kind, reason = result.stop_reason
             if phase.name != "main" and kind != "budget":
@@ -114,7 +134,7 @@ class PhasedRun:
     def _optimise_phase(self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None) -> Result:
         """Runs a phase; a divergence makes it go on once from the best image by shorter steps."""
         device, settings, state = self.run.device, self.settings, self.state
-        build = partial(build_objective, settings, phase.network, inputs, device)
+        build = partial(build_objective, settings, phase.network, inputs, device, tile=state.tile)
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
         precision = saved["precision"] if saved else self.run.precision
         objective = exact() if precision == "float32" else build(precision)

@@ -149,7 +149,7 @@ def test_needs_of_several_terms_are_merged() -> None:
     terms = [style("conv1_1", "conv2_1"), style("conv2_1", "conv3_1"), *make_terms(SETTINGS)[:1]]
     assert merged_needs(terms) == {
         "gram_matrix": ("conv1_1", "conv2_1", "conv3_1"),
-        "features": ("conv2_2",),
+        "squared_distance@content": ("conv2_2",),
     }
 
 

@@ -17,6 +17,7 @@ from pipeline.losses import loss_terms
 from pipeline.losses.feature_terms.histogram import HistogramLoss
 from pipeline.losses.feature_terms.moments import MomentLoss
 from pipeline.losses.feature_terms.sliced_wasserstein import SlicedWassersteinLoss, directions
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.losses.pixel_terms.laplacian import LaplacianLoss
 from pipeline.losses.pixel_terms.spectrum import SpectrumLoss
 from pipeline.losses.pixel_terms.total_variation import TotalVariation
@@ -55,14 +56,19 @@ def random_image(seed: int, size: tuple[int, int]) -> Tensor:
 def collect(image: Tensor, needs: Mapping[str, Any], _: object = None) -> dict[str, Any]:
     """Stands for the network: a random convolution and ReLU for each layer."""
     features = {}
-    for number, layer in enumerate(needs.get("features", ())):
+    layers = [layer for layer in WEIGHTS if any(layer in names for names in needs.values())]
+    for number, layer in enumerate(layers):
         generator = torch.Generator().manual_seed(number)
         shape = (CHANNELS[layer], 3, 3, 3)
         kernels = torch.randn(shape, generator=generator, dtype=torch.float64)
         biases = torch.zeros(CHANNELS[layer], dtype=torch.float64)
         biases[NEVER_ACTIVE] = -100
         features[layer] = conv2d(image, kernels, biases, padding=1).relu()
-    return dict.fromkeys(needs, features)
+    means = {
+        layer: torch.cat([maps.mean((0, 2, 3))[:, None], gram_matrix(maps)], 1)
+        for layer, maps in features.items()
+    }
+    return {kind: means if kind == "mean_and_gram_matrix" else features for kind in needs}
 
 
 def loss_of(kind: type[LossTerm], image: Tensor, content: Tensor, style: Tensor) -> Tensor:
@@ -227,9 +233,11 @@ def test_filters_that_are_never_active_have_finite_gradients(kind: type[LossTerm
     image = random_image(1, (7, 5)).float().requires_grad_()
     term = kind(TERMS[kind])
     layers = {layer: torch.zeros((1, 4, 7, 5)) for layer in WEIGHTS}
-    term.set_targets({"style": image}, lambda *_: {"features": layers})
-    maps = {layer: torch.zeros((1, 4, 7, 5), requires_grad=True) for layer in WEIGHTS}
-    losses = term.parts(image, {"features": maps})
+    if term.statistic == "mean_and_gram_matrix":
+        layers = {layer: torch.zeros((4, 5)) for layer in WEIGHTS}
+    term.set_targets({"style": image}, lambda *_: {term.statistic: layers})
+    maps = {layer: value.clone().requires_grad_() for layer, value in layers.items()}
+    losses = term.parts(image, {term.statistic: maps})
     for gradient in torch.autograd.grad(sum(losses.values()), list(maps.values())):
         assert gradient.isfinite().all()
 

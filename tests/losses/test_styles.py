@@ -21,8 +21,9 @@ from pipeline.losses.feature_terms.style import StyleLoss, gram_matrix
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.losses.styles import styles_of
 from pipeline.networks.frozen.extractor import FrozenFeatures
-from pipeline.networks.frozen.gram_matrix import GramMatrix
-from pipeline.networks.layers import LAYERS
+from pipeline.networks.frozen.gram_matrix import add_gram_matrix_gradient, gram_matrix_of
+from pipeline.networks.frozen.statistics import position_weights
+from pipeline.networks.layers import LAYERS, Context
 from pipeline.networks.vgg import Features, down_to
 from pipeline.transfer.build import build_objective, read_inputs, sizes
 
@@ -153,13 +154,14 @@ def test_guided_gram_matrix_is_its_definition_and_so_is_its_gradient(
     guide.view(-1)[::3] = 0
     tracked = maps.clone().requires_grad_()
     expected = guided_gram_matrix(tracked, guide, "conv1_1")
-    torch.testing.assert_close(GramMatrix().collect(maps, guide), expected, rtol=1e-9, atol=0)
+    weights = position_weights(guide)
+    torch.testing.assert_close(gram_matrix_of(maps, weights), expected, rtol=1e-9, atol=0)
     of_gram = random_tensor(2, shape[1], shape[1]) - 0.5
     (gradient,) = torch.autograd.grad(expected, tracked, of_gram)
-    pulled = GramMatrix().pull_back(of_gram, None, maps, guide)
+    pulled = add_gram_matrix_gradient(of_gram, None, maps, weights)
     torch.testing.assert_close(pulled, gradient, rtol=1e-9, atol=1e-15)
     before = torch.ones_like(maps)
-    pulled = GramMatrix().pull_back(of_gram, before, maps, guide)
+    pulled = add_gram_matrix_gradient(of_gram, before, maps, weights)
     torch.testing.assert_close(pulled, gradient + 1, rtol=1e-9, atol=1e-15)
 
 
@@ -170,7 +172,9 @@ def test_guides_go_through_the_poolings_of_the_network(
     layers = ["conv1_1", "conv2_1", "conv3_1"]
     needs = {"gram_matrix@one": layers, "features": ["conv2_1"], "gram_matrix": ["conv2_1"]}
     image, again = (IMAGE.clone().requires_grad_() for _ in range(2))
-    statistics = FrozenFeatures(exact, pooling)(image, needs, {"one": GUIDE, "other": GUIDE})
+    statistics = FrozenFeatures(exact, pooling)(
+        image, needs, Context({"one": GUIDE, "other": GUIDE})
+    )
     features = Features(exact, pooling)(again, layers)
     expected = {
         "gram_matrix@one": {n: guided_gram_matrix(features[n], GUIDE, n) for n in layers},
@@ -197,7 +201,7 @@ def test_guided_gram_matrices_of_bf16_are_nearly_those_of_float32(
     for precision in ("float32", "bf16"):
         network = FrozenFeatures(down_to(weights, ["conv3_1"]), "avg", precision)  # type: ignore[arg-type]
         image = IMAGE.float().requires_grad_()
-        grams = network(image, needs, {"one": GUIDE.float()})["gram_matrix@one"]
+        grams = network(image, needs, Context({"one": GUIDE.float()}))["gram_matrix@one"]
         total = torch.stack([gram.square().mean() for gram in grams.values()]).sum()
         results.append((grams, torch.autograd.grad(total, image)[0]))
     for layer, gram in results[0][0].items():

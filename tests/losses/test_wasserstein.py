@@ -7,6 +7,7 @@ import torch
 from conftest import objective_of
 from torch import Tensor
 
+from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.losses.feature_terms.wasserstein import RIDGE, WassersteinLoss, square_root
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.vgg import down_to
@@ -25,11 +26,16 @@ def term() -> WassersteinLoss:
     return WassersteinLoss({"wasserstein_weight": 1.0, "wasserstein_layers": {"conv1_1": 1.0}})
 
 
+def mean_and_gram(maps: Tensor) -> Tensor:
+    return torch.cat([maps.mean((0, 2, 3))[:, None], gram_matrix(maps)], 1)
+
+
 def loss(value: Tensor, style: Tensor) -> Tensor:
     """Returns the loss of activations against those of a style, over N filters."""
     one = term()
-    one.set_targets({"style": style}, lambda image, *_: {"features": {"conv1_1": image}})
-    return one.loss(one.measure(value), one.targets["conv1_1@style"], N)
+    kind = one.statistic
+    one.set_targets({"style": style}, lambda maps, *_: {kind: {"conv1_1": mean_and_gram(maps)}})
+    return one.loss(one.measure(mean_and_gram(value)), one.targets["conv1_1@style"], N)
 
 
 def root(matrix: Tensor) -> Tensor:

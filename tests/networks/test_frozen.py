@@ -8,14 +8,21 @@ from torch import Tensor
 
 from pipeline.distillation.student import SMALL_LAYERS, Student
 from pipeline.errors import UserError
+from pipeline.losses.feature_terms.content import squared_distance
 from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.frozen.extractor import FrozenFeatures
-from pipeline.networks.frozen.statistics import STATISTICS, Statistics
+from pipeline.networks.frozen.statistics import STATISTICS, Statistics, statistic
+from pipeline.networks.layers import Context
 from pipeline.networks.small_vgg import tapped
-from pipeline.networks.vgg import Features
+from pipeline.networks.vgg import Features, layers_of
 
 CONTENT, STYLE = ("conv1_2", "conv3_1", "conv4_2"), ("conv1_1", "conv3_1", "conv5_1")
-NEEDS = {"features": CONTENT, "gram_matrix": STYLE}
+NEEDS = {
+    "features": CONTENT,
+    "gram_matrix": STYLE,
+    "mean_and_gram_matrix": ("conv2_1", "conv3_1"),
+    "squared_distance@one": ("conv2_1", "conv4_2"),
+}
 IMAGE = torch.rand((1, 3, 37, 53), generator=torch.Generator().manual_seed(0))
 """Odd edges: every pooling drops a row or a column."""
 
@@ -28,6 +35,12 @@ def double(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.double() for name, tensor in weights.items()}
 
 
+def references(weights: dict[str, Tensor], pooling: str) -> Context:
+    """Returns the features of another image, for the squared distance."""
+    image = IMAGE.flip(3).to(weights["mean"])
+    return Context(references={"one": Features(weights, pooling)(image, ["conv2_1", "conv4_2"])})
+
+
 def weighted_sum(statistics: Statistics) -> Tensor:
     """Returns a scalar to which every value contributes with a weight of its own."""
     generator = torch.Generator().manual_seed(1)
@@ -38,10 +51,18 @@ def weighted_sum(statistics: Statistics) -> Tensor:
 
 def by_autograd(weights: dict[str, Tensor], pooling: str) -> tuple[Tensor, Tensor]:
     image = IMAGE.double().requires_grad_()
-    features = Features(weights, pooling)(image, [*CONTENT, *STYLE])
+    features = Features(weights, pooling)(image, layers_of(weights))
+    targets = references(weights, pooling).references["one"]
+    means = {name: features[name].mean((0, 2, 3))[:, None] for name in ("conv2_1", "conv3_1")}
     statistics = {
         "features": {name: features[name] for name in CONTENT},
         "gram_matrix": {name: gram_matrix(features[name]) for name in STYLE},
+        "mean_and_gram_matrix": {
+            name: torch.cat([mean, gram_matrix(features[name])], 1) for name, mean in means.items()
+        },
+        "squared_distance@one": {
+            name: squared_distance(features[name], target) for name, target in targets.items()
+        },
     }
     value = weighted_sum(statistics)
     return value.detach(), torch.autograd.grad(value, image)[0]
@@ -51,7 +72,8 @@ def by_hand(
     weights: dict[str, Tensor], pooling: str, dtype: torch.dtype, precision: str
 ) -> tuple[Tensor, Tensor]:
     image = IMAGE.to(dtype).requires_grad_()
-    value = weighted_sum(FrozenFeatures(weights, pooling, precision)(image, NEEDS))
+    context = references({name: each.to(dtype) for name, each in weights.items()}, pooling)
+    value = weighted_sum(FrozenFeatures(weights, pooling, precision)(image, NEEDS, context))
     return value.detach(), torch.autograd.grad(value, image)[0]
 
 
@@ -73,7 +95,8 @@ def test_collecting_and_pulling_back_needs_no_autograd(
 ) -> None:
     network = FrozenFeatures(weights, "avg", precision)
     image = IMAGE.clone().requires_grad_()
-    expected = network(image, NEEDS)
+    context = references(weights, "avg")
+    expected = network(image, NEEDS, context)
     gradients = {
         kind: {name: torch.full_like(value, 1e-3) for name, value in layers.items()}
         for kind, layers in expected.items()
@@ -83,7 +106,7 @@ def test_collecting_and_pulling_back_needs_no_autograd(
     ]
     values, given = zip(*pairs, strict=True)
     (expected_gradient,) = torch.autograd.grad(values, image, given)
-    statistics, tape = network.collect(image, NEEDS)
+    statistics, tape = network.collect(image, NEEDS, context)
     assert not any(value.requires_grad for each in statistics.values() for value in each.values())
     assert all(
         torch.equal(statistics[kind][name], expected[kind][name])
@@ -91,7 +114,7 @@ def test_collecting_and_pulling_back_needs_no_autograd(
         for name in NEEDS[kind]
     )
     assert torch.equal(network.pull_back(tape, gradients), expected_gradient)
-    assert not tape.records
+    assert not tape.stages
 
 
 def test_deepest_layer_may_have_several_statistics(weights: dict[str, Tensor]) -> None:
@@ -127,12 +150,14 @@ def test_bf16_points_where_float32_does(weights: dict[str, Tensor]) -> None:
 def test_statistics_are_float32_in_every_precision(
     precision: str, weights: dict[str, Tensor]
 ) -> None:
-    statistics = FrozenFeatures(weights, "avg", precision)(IMAGE, NEEDS)
+    context = references(weights, "avg")
+    statistics = FrozenFeatures(weights, "avg", precision)(IMAGE, NEEDS, context)
     for kind, values in statistics.items():
         for name, value in values.items():
             assert value.dtype == torch.float32
-            channels, positions = len(weights[f"{name}.bias"]), value[0, 0].numel()
-            assert value.numel() == STATISTICS[kind].size(channels, positions)
+            positions = value[0, 0].numel() if kind == "features" else 1
+            channels = len(weights[f"{name}.bias"])
+            assert value.numel() == statistic(kind).size(channels, positions)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -141,15 +166,18 @@ def test_what_is_kept_is_what_the_steps_say(
     kind: str, precision: str, weights: dict[str, Tensor]
 ) -> None:
     network = FrozenFeatures(weights, "max", precision)
-    _, tape = network.collect(IMAGE, {kind: ["conv2_2"]})
-    assert [step.layer for step, *_ in tape.records] == list(network.layers[:4])
-    for number, (step, maps, indices, _) in enumerate(tape.records):
+    context = Context(references={"": {"conv2_2": torch.zeros(1, 128, 18, 26)}})
+    _, tape = network.collect(IMAGE, {kind: ["conv2_2"]}, context)
+    ((_, _, kept),) = tape.stages
+    assert kept is not None
+    assert [step.layer for step, *_ in kept.records] == list(network.layers[:4])
+    for number, (step, maps, indices) in enumerate(kept.records):
         assert (indices is not None) == step.pooled == (number == 2)
         if number == 0:
             assert (step.kept, maps) == ("nothing", None)
         elif precision == "bf16":
             assert (step.kept, maps.dtype) == ("values", torch.bfloat16)
-        elif number == 3 and kind == "gram_matrix":
+        elif number == 3 and kind != "features":
             assert (step.kept, maps.dtype) == ("values", torch.float32)
         else:
             assert (step.kept, maps.dtype) == ("mask", torch.bool)

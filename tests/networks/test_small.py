@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.distillation.student import Student
 from pipeline.errors import UserError
 from pipeline.losses import make_terms
+from pipeline.losses.feature_terms.content import squared_distance
 from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.losses.term import LossConvention
 from pipeline.networks.layers import ARCHITECTURES, LAYERS
@@ -55,7 +56,7 @@ def test_losses_of_the_taps_are_those_of_the_predictions(
         assert wide[0].shape[1] == filters
         assert narrow[0].shape[1] == WIDTHS[LAYERS[name].block - 1]
         for loss, arguments in (
-            (content.loss, (wide, narrow)),
+            (content.loss, ((squared_distance(*pair), pair[1]) for pair in (wide, narrow))),
             (style.loss, ([gram_matrix(maps) for maps in pair] for pair in (wide, narrow))),
         ):
             expected, tapped_loss = (loss(*pair, filters) for pair in arguments)

@@ -16,7 +16,11 @@ from pipeline.losses.objective import MINIMISED
 from pipeline.losses.pixel_terms.spectrum import SpectrumLoss
 from pipeline.losses.term import WHOLE
 from pipeline.networks.frozen.extractor import FrozenFeatures
-from pipeline.networks.frozen.gram_matrix import GramMatrix
+from pipeline.networks.frozen.gram_matrix import (
+    add_gram_matrix_gradient,
+    gram_matrix_of,
+    mean_of,
+)
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import EMBEDDED, load_small
@@ -69,14 +73,16 @@ def test_total_takes_any_layout_and_can_be_differentiated() -> None:
     "size",
     [(16, 48, 64), (32, 61, 77), (64, 181, 240), (96, 24, 31), (112, 65, 77), (512, 24, 31)],
 )
-def test_gram_matrix_is_the_same_with_any_number_of_threads(
+def test_means_and_gram_matrix_are_the_same_with_any_number_of_threads(
     size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     maps = uneven(64 * 2**16)[: math.prod(size)].view(1, *size).to(dtype)
     maps = maps.contiguous(memory_format=torch.channels_last)
-    first, *others = by_threads(lambda: GramMatrix().collect(maps))
+    first, *others = by_threads(lambda: mean_of(maps))
     assert all(torch.equal(first, other) for other in others)
-    first, *others = by_threads(lambda: GramMatrix().pull_back(first, None, maps))
+    first, *others = by_threads(lambda: gram_matrix_of(maps))
+    assert all(torch.equal(first, other) for other in others)
+    first, *others = by_threads(lambda: add_gram_matrix_gradient(first, None, maps))
     assert all(torch.equal(first, other) for other in others)
 
 

@@ -91,6 +91,8 @@ def random_settings(seed: int) -> dict[str, Any]:
         ]
     if maybe(0.2):
         settings |= {"warm_start": "embedded", "warm_evaluations": 3}
+    if not any(settings.get(f"{name}_weight") for name in ("histogram", "sliced_wasserstein")):
+        settings["tile"] = draw.choice(["auto", 16])
     return settings
 
 
@@ -122,8 +124,8 @@ def test_combination_runs_to_its_end(
 ) -> None:
     built: list[Objective] = []
 
-    def build(*arguments: Any) -> Objective:
-        built.append(build_objective(*arguments))
+    def build(*arguments: Any, **options: Any) -> Objective:
+        built.append(build_objective(*arguments, **options))
         return built[-1]
 
     monkeypatch.setattr(phases, "build_objective", build)

@@ -20,14 +20,16 @@ from pipeline.transfer.memory import (
     GIB,
     HEAP,
     IMAGES,
+    TILES,
     Demand,
     check_fits,
+    choose_tiles,
     demands,
     estimate,
 )
 
 VGG = {name: layer.channels_out for name, layer in LAYERS.items()}
-NEEDS = {"features": ["conv4_2"], "gram_matrix": ["conv1_1"]}
+NEEDS = {"squared_distance@content": ["conv4_2"], "gram_matrix": ["conv1_1"]}
 DEMAND = Demand((768, 1024), [(768, 1024)], VGG, NEEDS, 20, "float32", "avg")
 PIXELS = 768 * 1024
 
@@ -124,7 +126,8 @@ def test_run_that_does_not_fit_is_refused_before_it_begins(
     params["defaults"] |= {"size": 2000}  # type: ignore[operator]
     write_params(prepared, params)
     with pytest.raises(
-        UserError, match=r"2000x1330 pixels take .* GiB are free. What fits: size \d+$"
+        UserError,
+        match=r"2000x1330 pixels in tiles of 256 take .* GiB are free. What fits: size \d+$",
     ):
         stylize("first")
     assert not (paths.EXPERIMENTS / "first/history.csv").exists()
@@ -141,3 +144,24 @@ def test_both_networks_of_a_warm_start_are_looked_at(prepared: Path, weights_fil
     assert found[0].style_sizes == [(32, 32)]
     on_a_gpu = demands(experiment, torch.device("cuda"), "float32")
     assert estimate(on_a_gpu[1]) - HEAP == pytest.approx(2.5 * (estimate(found[1]) - HEAP))
+
+
+def test_tiles_are_the_largest_that_fit(
+    prepared: Path, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = tiny_params(weights_file)
+    params["defaults"] |= {"size": 3000}  # type: ignore[operator]
+    write_params(prepared, params)
+    settings = read_params().experiments["first"]
+    cpu = torch.device("cpu")
+    (whole,) = demands(settings, cpu, "float32")
+    needed = {tile: estimate(whole._replace(tile=tile)) for tile in (None, *TILES)}
+    assert list(needed.values()) == sorted(needed.values(), reverse=True)
+    for tile, bytes_needed in needed.items():
+        monkeypatch.setattr("pipeline.transfer.memory.available", lambda _, n=bytes_needed: n)
+        assert choose_tiles(settings, cpu, "float32") == {"main": tile}
+    assert choose_tiles(settings.model_copy(update={"tile": 128}), cpu, "float32")["main"] == 128
+    sorted_positions = settings.model_copy(update={"histogram_weight": 1.0})
+    for refused in (settings.model_copy(update={"tile": None}), sorted_positions):
+        with pytest.raises(UserError, match=r"^3000x1995 pixels take"):
+            choose_tiles(refused, cpu, "float32")

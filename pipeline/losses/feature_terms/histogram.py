@@ -23,7 +23,7 @@ class HistogramLoss(StyleTerm):
 
     name, order, optional = "histogram", 60, True
     statistic = "features"
-    keeps_activations, temporaries = True, 16
+    keeps_activations, temporaries, tileable = True, 16, False
     weight_key, layers_key = "histogram_weight", "histogram_layers"
 
     class Settings(Section):

@@ -24,8 +24,7 @@ class MomentLoss(StyleTerm):
     """
 
     name, order, optional = "moments", 50, True
-    statistic = "features"
-    temporaries = 8
+    statistic = "mean_and_gram_matrix"
     weight_key, layers_key = "moments_weight", "moments_layers"
 
     class Settings(Section):
@@ -33,13 +32,12 @@ class MomentLoss(StyleTerm):
         moments_weight: Weight = 0.0
 
     def measure(self, value: Tensor) -> Tensor:
-        """Returns means and standard deviations, (C, 2), of (1, C, H', W') activations."""
+        """Returns means and standard deviations, (C, 2), from mean and Gram matrix, (C, 1 + C)."""
         import torch
 
-        rows = value.flatten(start_dim=2).squeeze(0)
-        mean = rows.mean(1, keepdim=True)
-        deviation = ((rows - mean).square().mean(1, keepdim=True) + TINY).sqrt()
-        return torch.cat([mean, deviation], 1)
+        mean, mean_square = value[:, 0], value[:, 1:].diagonal()
+        variance = (mean_square - mean.square()).clamp_min(0)
+        return torch.stack([mean, (variance + TINY).sqrt()], 1)
 
     def loss(self, value: Tensor, target: Tensor, filters: int) -> Tensor:
         return total((value - target).square()) / filters

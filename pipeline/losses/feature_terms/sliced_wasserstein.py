@@ -27,7 +27,7 @@ class SlicedWassersteinLoss(StyleTerm):
 
     name, order, optional = "sliced_wasserstein", 70, True
     statistic = "features"
-    keeps_activations, temporaries = True, 16
+    keeps_activations, temporaries, tileable = True, 16, False
     weight_key, layers_key = "sliced_wasserstein_weight", "sliced_wasserstein_layers"
 
     class Settings(Section):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.losses.styles import StyleTerm
 from pipeline.losses.term import STYLE_LAYERS, LayerWeights
-from pipeline.runtime.summation import TERMS, total
+from pipeline.runtime.summation import total
 from pipeline.settings import Section, Weight
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class WassersteinLoss(StyleTerm):
     """
 
     name, order, optional = "wasserstein", 75, True
-    statistic = "features"
+    statistic = "mean_and_gram_matrix"
     weight_key, layers_key = "wasserstein_weight", "wasserstein_layers"
 
     class Settings(Section):
@@ -39,12 +39,11 @@ class WassersteinLoss(StyleTerm):
         wasserstein_weight: Weight = 0.0
 
     def measure(self, value: Tensor) -> Tensor:
-        """Returns mean and covariance side by side, (C, 1 + C), of (1, C, H', W') activations."""
+        """Returns mean and covariance side by side from mean and Gram matrix, (C, 1 + C)."""
         import torch
 
-        rows = value.flatten(start_dim=2).squeeze(0)
-        mean = rows.mean(1, keepdim=True)
-        return torch.cat([mean, _mean_products(rows) - mean @ mean.T], 1)
+        mean = value[:, :1]
+        return torch.cat([mean, value[:, 1:] - mean @ mean.T], 1)
 
     def set_targets(self, images: Mapping[str, Tensor], collect: Collect) -> None:
         """Adds the square root of the covariance to each target: (C, 1 + C + C)."""
@@ -89,13 +88,3 @@ def _ridged(covariance: Tensor) -> Tensor:
 
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     return covariance + RIDGE * identity
-
-
-def _mean_products(rows: Tensor) -> Tensor:
-    """Returns F Fᵀ / M of (C, M) rows, by short sums (``runtime.summation``)."""
-    from torch.nn.functional import pad
-
-    channels, positions = rows.shape
-    chunks = -(-positions // TERMS)
-    parts = pad(rows, (0, chunks * TERMS - positions)).view(channels, chunks, TERMS).transpose(0, 1)
-    return (parts @ parts.transpose(1, 2)).sum(0) / positions

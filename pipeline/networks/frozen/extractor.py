@@ -2,74 +2,60 @@
 
 Autograd would keep every activation until the backward pass. With fixed weights, a layer's gradient
 needs only the places where ReLU let a value through, and where a statistic needs them the values.
+
+A large image is computed in pieces (``stages``). The gradients of statistics are known when the
+statistics of all pieces are there. A stage of several pieces is therefore computed a second time on
+the way back, each piece just before its gradient; a stage of one piece keeps what that needs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from pipeline.networks.frozen.convolutions import Convolution, SplitInput, frozen_convolution
 from pipeline.networks.frozen.pooling import pool, pool_backward, pool_relu_backward, relu_backward
-from pipeline.networks.frozen.statistics import (
-    NO_GUIDES,
-    Guides,
-    Statistics,
-    guide_of,
-    statistic,
-)
-from pipeline.networks.layers import LAYERS, Needs, down_to_deepest, needed_layers
+from pipeline.networks.frozen.stages import Stage, Step, divided, forward_steps
+from pipeline.networks.frozen.statistics import Collector, Statistics, statistic
+from pipeline.networks.frozen.windows import Piece, whole_window
+from pipeline.networks.layers import NO_CONTEXT, Context, Needs, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
 
-Kept = Literal["nothing", "mask", "values"]
+
+class Record(NamedTuple):
+    """Of a step, what is kept of its activations, and the indices of a max pooling before it."""
+
+    step: Step
+    maps: Tensor | None
+    indices: Tensor | None
 
 
-class Step(NamedTuple):
-    """One layer of a forward pass; the estimate of a run's memory is derived from these."""
+class PieceTape(NamedTuple):
+    """What the backward pass needs of a piece, and consumes.
 
-    layer: str
-    pooled: bool
-    """Whether a pooling comes before it."""
-    statistics: tuple[str, ...]
-    """The kinds that are collected from its activations."""
-    kept: Kept
-    """What of its activations is kept for the backward pass. Of the first layer nothing is kept:
-    its maps are the largest, and the cheapest to compute again."""
-
-
-def forward_steps(
-    layers: Sequence[str], needs: Needs, dtype: torch.dtype = torch.float32
-) -> list[Step]:
-    """Returns the steps of a forward pass down to the deepest of a network's layers that is needed.
-
-    Where activations are bfloat16, their values are kept in place of a mask: they are small enough,
-    and cost less time.
-
-    Raises:
-        UserError: a needed layer that the network does not have.
+    Attributes:
+        first_input: what went into the first layer.
+        output: of the stage, if another goes on from it.
+        indices: those of a max pooling before the output.
     """
-    steps: list[Step] = []
-    block = 1
-    for name in down_to_deepest(layers, needed_layers(needs)):
-        pooled, block = LAYERS[name].block != block, LAYERS[name].block
-        kinds = tuple(kind for kind in sorted(needs) if name in needs[kind])
-        by_value = dtype == torch.bfloat16 or any(statistic(kind).needs_values for kind in kinds)
-        kept: Kept = "nothing" if not steps else "values" if by_value else "mask"
-        steps.append(Step(name, pooled, kinds, kept))
-    return steps
+
+    first_input: Tensor
+    records: list[Record]
+    output: Tensor | None = None
+    indices: Tensor | None = None
 
 
 class Tape(NamedTuple):
-    """What the backward pass needs of a forward pass, and consumes."""
+    """What the backward pass needs of a forward pass, and consumes.
 
-    first_input: Tensor
-    """What went into the first layer."""
-    records: list[tuple[Step, Tensor | None, Tensor | None, Guides]]
-    """Of each step, what is kept of its activations, the indices of a max pooling before it, and
-    the guides at its size."""
+    Attributes:
+        stages: of each its input, and what is kept of its piece if it has only one.
+    """
+
+    collector: Collector
+    stages: list[tuple[Stage, Tensor, PieceTape | None]]
 
 
 class FrozenFeatures(nn.Module):
@@ -82,6 +68,8 @@ class FrozenFeatures(nn.Module):
             a CPU that multiplies bfloat16, to two millionths). So is the first layer: rounding
             its input would remove the small steps near a minimum.
         device: where it computes, and what its convolutions are chosen for.
+        tile: edge in pixels of the pieces in which larger images are computed, a multiple of
+            ``stages.GRID``; None: all images are computed whole.
     """
 
     mean: Tensor
@@ -93,10 +81,11 @@ class FrozenFeatures(nn.Module):
         pooling: str,
         precision: Precision = "float32",
         device: torch.device | str = "cpu",
+        tile: int | None = None,
     ) -> None:
         super().__init__()
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
-        self.pooling, self.precision = pooling, precision
+        self.pooling, self.precision, self.tile = pooling, precision, tile
         self.layers = layers_of(weights)
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
         for name in ("mean", "std"):
@@ -108,28 +97,30 @@ class FrozenFeatures(nn.Module):
             )
             self.register_buffer(f"{name}_tap", weights.get(f"{name}.tap"), persistent=False)
 
-    def forward(self, image: Tensor, needs: Needs, guides: Guides = NO_GUIDES) -> Statistics:
-        """Returns statistics that autograd can differentiate with respect to the image, once.
+    @property
+    def taps(self) -> dict[str, Tensor]:
+        """{layer: tap} of a small network; empty for VGG-19."""
+        taps = {name: getattr(self, f"{name}_tap") for name in self.layers}
+        return {name: tap for name, tap in taps.items() if tap is not None}
 
-        A kind ``gram_matrix@NAME`` is weighted by the guide of that name, {name: (1, 1, H, W)
-        float32 in [0, 1]} of the image's size; it goes through the network's poolings as averages.
+    def forward(self, image: Tensor, needs: Needs, context: Context = NO_CONTEXT) -> Statistics:
+        """Returns statistics that autograd can differentiate with respect to the image, once.
 
         Those of a small network stand for VGG-19's, by its taps. The image and the errors are as
         for ``vgg.Features``.
         """
         if not needed_layers(needs):
             return {kind: {} for kind in needs}
-        statistics = _arranged(_CollectedStatistics.apply(image, self, needs, guides), needs)
-        for kind, values in statistics.items():
-            for layer, value in values.items():
-                tap = getattr(self, f"{layer}_tap")
-                if tap is not None:
-                    values[layer] = statistic(kind).apply_tap(value, tap)
+        statistics = _arranged(_CollectedStatistics.apply(image, self, needs, context), needs)
+        for layer, tap in self.taps.items():
+            for kind, values in statistics.items():
+                if layer in values:
+                    values[layer] = statistic(kind).apply_tap(values[layer], tap)
         return statistics
 
     @torch.no_grad()
     def collect(
-        self, image: Tensor, needs: Needs, guides: Guides = NO_GUIDES
+        self, image: Tensor, needs: Needs, context: Context = NO_CONTEXT
     ) -> tuple[Statistics, Tape]:
         """Returns statistics before any taps, and what ``pull_back`` needs, as ``forward``.
 
@@ -137,23 +128,22 @@ class FrozenFeatures(nn.Module):
         """
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))
-        statistics: Statistics = {kind: {} for kind in needs}
-        maps = (image - self.mean) / self.std
-        maps = maps.contiguous(memory_format=torch.channels_last)
-        first = self._convolution(self.layers[0])
-        maps = first.split(maps) if isinstance(first, SplitInput) else maps
-        tape = Tape(maps, [])
-        for step in steps:
-            indices = None
-            if step.pooled:
-                maps, indices = pool(maps, self.pooling)
-                guides = {name: avg_pool2d(guide, 2) for name, guide in guides.items()}
-            maps = self._convolution(step.layer)(maps)
-            for kind in step.statistics:
-                guide = guide_of(kind, guides)
-                statistics[kind][step.layer] = statistic(kind).collect(maps, guide)
-            tape.records.append((step, _kept(maps, step), indices, guides))
-        return statistics, tape
+        height, width = image.shape[-2:]
+        tape = Tape(Collector(needs, context, (height, width), self.taps), [])
+        maps = image
+        for stage in divided(steps, (height, width), self.tile):
+            output_size = whole_window(maps.shape[-2:]).pooled(stage.poolings).size
+            output: Tensor | None = None
+            kept: PieceTape | None = None
+            for piece in stage.pieces:
+                kept = None  # freed before the next one
+                kept = self._forward(maps, stage, piece, tape.collector)
+                if kept.output is not None:
+                    inner = piece.inner_of(kept.output, stage.poolings)
+                    output = piece.inner.pooled(stage.poolings).place(inner, output, output_size)
+            tape.stages.append((stage, maps, kept if len(stage.pieces) == 1 else None))
+            maps = maps if output is None else output
+        return tape.collector.statistics, tape
 
     @torch.no_grad()
     def pull_back(self, tape: Tape, gradients: Statistics) -> Tensor:
@@ -162,18 +152,72 @@ class FrozenFeatures(nn.Module):
         The tape, from ``collect``, is emptied on the way, so that its memory is freed.
         """
         gradient: Tensor | None = None
-        below_pooling, indices = False, None
+        while tape.stages:
+            stage, maps, kept = tape.stages.pop()
+            of_output, gradient = gradient, None
+            for piece in stage.pieces:
+                if kept is None:
+                    kept = self._forward(maps, stage, piece)
+                pulled = self._backward(kept, stage, piece, tape.collector, gradients, of_output)
+                gradient = piece.outer.add(pulled, gradient, maps.shape[-2:])
+                kept = None
+        assert gradient is not None, "the tape is empty"
+        return gradient
+
+    def _forward(
+        self, maps: Tensor, stage: Stage, piece: Piece, collector: Collector | None = None
+    ) -> PieceTape:
+        """Computes a piece of a stage, and collects its statistics unless they are known."""
+        maps = piece.outer.of(maps)
+        if stage.block == 1:
+            maps = (maps - self.mean) / self.std
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        if stage.block == 1:
+            first = self._convolution(self.layers[0])
+            maps = first.split(maps) if isinstance(first, SplitInput) else maps
+        tape = PieceTape(maps, [])
+        for step in stage.steps:
+            indices = None
+            if step.pooled:
+                maps, indices = pool(maps, self.pooling)
+            maps = self._convolution(step.layer)(maps)
+            if collector is not None:
+                for kind in step.statistics:
+                    collector.collect(kind, step.layer, maps, piece, stage.poolings_to(step))
+            tape.records.append(Record(step, _kept(maps, step), indices))
+        if not stage.ends_pooled:
+            return tape
+        output, indices = pool(maps, self.pooling)
+        return tape._replace(output=output, indices=indices)
+
+    def _backward(
+        self,
+        tape: PieceTape,
+        stage: Stage,
+        piece: Piece,
+        collector: Collector,
+        gradients: Statistics,
+        of_output: Tensor | None,
+    ) -> Tensor:
+        """Returns the gradient of a piece's input, from those of statistics and stage's output."""
+        gradient = of_output
+        if of_output is not None and tape.output is not None and not piece.is_whole:
+            gradient = torch.zeros_like(tape.output)
+            inner = piece.inner.pooled(stage.poolings).of(of_output)
+            piece.inner_of(gradient, stage.poolings).copy_(inner)
+        below_pooling, indices = stage.ends_pooled, tape.indices
         while tape.records:
-            step, maps, indices_before, guides = tape.records.pop()
+            step, maps, indices_before = tape.records.pop()
             if maps is None:
                 maps = self._convolution(step.layer)(tape.first_input)
             if below_pooling and step.statistics:
                 assert gradient is not None
                 gradient, below_pooling = pool_backward(gradient, indices, maps), False
             for kind in step.statistics:
-                of_statistic = gradients[kind][step.layer]
-                guide = guide_of(kind, guides)
-                gradient = statistic(kind).pull_back(of_statistic, gradient, maps, guide)
+                of_statistic, poolings = gradients[kind][step.layer], stage.poolings_to(step)
+                gradient = collector.pull_back(
+                    kind, step.layer, of_statistic, gradient, maps, piece, poolings
+                )
             assert gradient is not None
             if below_pooling:
                 gradient = pool_relu_backward(gradient, indices, maps)
@@ -182,8 +226,8 @@ class FrozenFeatures(nn.Module):
             del maps  # freed before the convolution
             gradient = self._convolution(step.layer).backward(gradient)
             below_pooling, indices = step.pooled, indices_before
-        assert gradient is not None, "the tape is empty"
-        return gradient / self.std
+        assert gradient is not None
+        return gradient / self.std if stage.block == 1 else gradient
 
     def _convolution(self, name: str) -> Convolution:
         convolution = self.convolutions[name]
@@ -196,10 +240,10 @@ class _CollectedStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs, guides: Guides
+        ctx: Any, image: Tensor, network: FrozenFeatures, needs: Needs, context: Context
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.needs = network, needs
-        statistics, ctx.tape = network.collect(image, needs, guides)
+        statistics, ctx.tape = network.collect(image, needs, context)
         return tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
 
     @staticmethod

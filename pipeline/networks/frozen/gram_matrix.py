@@ -1,14 +1,15 @@
 """Gram matrices of feature maps, with a hand-written gradient.
 
-With a guide t, a weight for each position k, G_ij = Σ_k t_k² F_ik F_jk / Σ_k t_k²: the guided Gram
-matrix of Gatys et al. 2017, eq. 4 to 6. Without one, all positions count the same.
+With weights w_k of the positions k, which add up to 1, G_ij = Σ_k w_k F_ik F_jk: the guided Gram
+matrix of Gatys et al. 2017, eq. 4 to 6, where w_k = t_k² / Σ t². Without them, w_k = 1/M. This is
+``losses.feature_terms.style.gram_matrix`` without a float32 copy of the maps.
 """
 
 import torch
 from torch import Tensor
 
 from pipeline.runtime.precision import cpu_has_bf16, has_cudnn
-from pipeline.runtime.summation import TERMS, total
+from pipeline.runtime.summation import TERMS
 
 CHUNK = 2**14
 """Positions that a CPU takes at a time: their values fit into its cache."""
@@ -16,64 +17,64 @@ BFLOAT16_TERMS = 512
 """Positions per matrix product in bfloat16, each a term of the sums of ``runtime.summation``."""
 
 
-class GramMatrix:
-    """``losses.feature_terms.style.gram_matrix``, without a float32 copy of the maps."""
+def gram_matrix_of(maps: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Returns the (C, C) Gram matrix of (1, C, H', W') maps, float32 for those of lower precision.
 
-    needs_values = True
-
-    def collect(self, maps: Tensor, guide: Tensor | None = None) -> Tensor:
-        positions = _by_position(maps)
-        if guide is not None:
-            dtype = torch.promote_types(maps.dtype, torch.float32)
-            weights = _position_weights(guide).to(dtype)
-            return _exact_gram_matrix(positions, dtype, weights.sqrt())
-        if maps.dtype == torch.bfloat16 and has_cudnn(maps):
-            return torch.mm(positions.T, positions, out_dtype=torch.float32) / len(positions)
-        if maps.dtype == torch.bfloat16 and maps.device.type == "cpu" and cpu_has_bf16():
-            return _bfloat16_gram_matrix(positions)
+    The weights of the positions, (1, 1, H', W'), take the place of 1/M.
+    """
+    positions = by_position(maps)
+    if weights is not None:
         dtype = torch.promote_types(maps.dtype, torch.float32)
-        return _exact_gram_matrix(positions, dtype) / len(positions)
+        return _exact_gram_matrix(positions, dtype, by_position(weights).to(dtype).sqrt())
+    if maps.dtype == torch.bfloat16 and has_cudnn(maps):
+        return torch.mm(positions.T, positions, out_dtype=torch.float32) / len(positions)
+    if maps.dtype == torch.bfloat16 and maps.device.type == "cpu" and cpu_has_bf16():
+        return _bfloat16_gram_matrix(positions)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    return _exact_gram_matrix(positions, dtype) / len(positions)
 
-    def pull_back(
-        self,
-        of_statistic: Tensor,
-        gradient: Tensor | None,
-        maps: Tensor,
-        guide: Tensor | None = None,
-    ) -> Tensor:
-        symmetric, positions = of_statistic + of_statistic.mT, _by_position(maps)
-        if guide is None:
-            symmetric = symmetric / len(positions)
+
+def add_gram_matrix_gradient(
+    of_gram: Tensor, gradient: Tensor | None, maps: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Adds the gradient of ``gram_matrix_of`` to that of the maps, in place; None stands for 0."""
+    symmetric, positions = of_gram + of_gram.mT, by_position(maps)
+    if weights is None:
+        symmetric = symmetric / len(positions)
+    else:
+        positions = (positions * by_position(weights)).to(maps.dtype)
+    symmetric = symmetric.to(maps.dtype)
+    count = TERMS if maps.device.type == "cpu" else len(symmetric)
+    factors = torch.split(positions, count, 1), torch.split(symmetric, count)
+    for values, rows in zip(*factors, strict=True):
+        if gradient is None:
+            gradient = torch.empty_like(maps)
+            torch.mm(values, rows, out=by_position(gradient))
         else:
-            positions = (positions * _position_weights(guide)).to(maps.dtype)
-        symmetric = symmetric.to(maps.dtype)
-        count = TERMS if maps.device.type == "cpu" else len(symmetric)
-        factors = torch.split(positions, count, 1), torch.split(symmetric, count)
-        for values, rows in zip(*factors, strict=True):
-            if gradient is None:
-                gradient = torch.empty_like(maps)
-                torch.mm(values, rows, out=_by_position(gradient))
-            else:
-                _by_position(gradient).addmm_(values, rows)
-        assert gradient is not None
-        return gradient
-
-    def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
-        return tap @ value @ tap.T
-
-    def size(self, channels: int, positions: int) -> int:
-        return channels**2
+            by_position(gradient).addmm_(values, rows)
+    assert gradient is not None
+    return gradient
 
 
-def _by_position(maps: Tensor) -> Tensor:
-    """Returns (1, C, H', W') maps as an (M, C) view."""
-    return maps.permute(0, 2, 3, 1).view(-1, maps.shape[1])
+def mean_of(maps: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Returns the (C, 1) means of the filters of (1, C, H', W') maps; arguments as above."""
+    positions = by_position(maps)
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    factors = None if weights is None else by_position(weights).to(dtype)
+    chunk_size = CHUNK if maps.device.type == "cpu" else len(positions)
+    sums = positions.new_zeros(positions.shape[1], dtype=dtype)
+    for start in range(0, len(positions), chunk_size):
+        chunk = positions[start : start + chunk_size].to(dtype)
+        if factors is not None:
+            chunk = chunk * factors[start : start + chunk_size]
+        for parts in _parts(chunk, TERMS):
+            sums += parts.sum(1).sum(0)
+    return (sums if weights is not None else sums / len(positions)).view(-1, 1)
 
 
-def _position_weights(guide: Tensor) -> Tensor:
-    """Returns t_k² / Σ t² of a (1, 1, H', W') guide, as (M, 1)."""
-    squares = guide.square().view(-1, 1)
-    return squares / total(squares)
+def by_position(maps: Tensor) -> Tensor:
+    """Returns (1, C, H', W') maps as (M, C), a view of them if their memory is channels-last."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
 def _exact_gram_matrix(

@@ -1,0 +1,157 @@
+"""Measures what tiles cost and save: time, memory and differences against the whole image.
+
+    python -m benchmarks.tiles --help
+
+Writes ``benchmarks/results/tiles.json``, with the suffix of ``benchmarks.speed`` for other kinds of
+machines. Alternatives run in turns in one process; memory is measured in a process for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.problems import KIND, TERMS, Problem, in_turns, precisions
+from benchmarks.repro import REPOSITORY
+from benchmarks.speed import hardware
+from pipeline.errors import command_line
+from pipeline.files import write_json
+from pipeline.losses import make_terms
+from pipeline.losses.objective import MINIMISED, Objective
+from pipeline.networks.frozen.extractor import FrozenFeatures
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / f"tiles{KIND}.json"
+NETWORKS = "small", "vgg"
+TILES = None, 512, 256
+COST_EDGES = {1024: 5, 2048: 3}
+"""Edges of square images, and how often an evaluation is timed there."""
+MEMORY_EDGES = 1024, 2048, 4096
+LARGE_EDGE = 8192
+
+
+def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the seconds of an evaluation, whole and in tiles."""
+    rows = []
+    for edge, rounds in COST_EDGES.items():
+        problem = Problem(arguments.weights, edge, edge)
+        for network in NETWORKS:
+            for precision in precisions():
+                runs: dict[str, Callable[[], object]] = {}
+                for tile in TILES:
+                    objective = problem.ours(precision, network, tile=tile)
+                    runs[str(tile)] = partial(problem.gradient, partial(_total, objective))
+                row = {"edge": edge, "network": network, "precision": precision}
+                rows.append({**row, "seconds": in_turns(runs, rounds)})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def _total(objective: Objective, image: torch.Tensor) -> torch.Tensor:
+    total: torch.Tensor = objective(image)["total"]
+    return total
+
+
+def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures the peak memory of targets and an evaluation, whole and in tiles."""
+    rows = []
+    for network in NETWORKS:
+        for precision in precisions():
+            for edge in MEMORY_EDGES:
+                for tile in (None, 512):
+                    if tile is None and edge > 2048:
+                        continue  # it may not fit
+                    rows.append(_in_a_process(arguments, network, precision, edge, tile))
+    return rows
+
+
+def large(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures one evaluation of a very large image by VGG-19."""
+    return [_in_a_process(arguments, "vgg", precisions()[-1], LARGE_EDGE, 1024)]
+
+
+def _in_a_process(
+    arguments: argparse.Namespace, network: str, precision: str, edge: int, tile: int | None
+) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.tiles", "--weights"]
+    command += [arguments.weights, "--peak", network, precision, str(edge), str(tile or 0)]
+    answer = subprocess.run(command, capture_output=True, check=True, text=True, cwd=REPOSITORY)
+    row: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    print(row, flush=True)
+    return row
+
+
+def peak(weights: str | None, network: str, precision: Any, edge: int, tile: int) -> dict[str, Any]:
+    """Returns the bytes and seconds that a picture, its targets and an evaluation take."""
+    problem = Problem(weights, 64, 64)
+    features = FrozenFeatures(
+        getattr(problem, network), "avg", precision, problem.device, tile or None
+    )
+    problem.size = edge, edge
+    on_gpu = problem.device.type == "cuda"
+    gc.collect()
+    before = torch.cuda.memory_allocated() if on_gpu else psutil.Process().memory_info().rss
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    generator = torch.Generator(problem.device).manual_seed(0)
+    noise = partial(torch.rand, (1, 3, edge, edge), generator=generator, device=problem.device)
+    images = {"content": noise(), "style": noise()}
+    objective = Objective(features, make_terms(TERMS), images)
+    image = noise().requires_grad_()
+    begin = time.perf_counter()
+    losses = objective(image)
+    losses[MINIMISED].backward()
+    problem.wait()
+    seconds = time.perf_counter() - begin
+    if on_gpu:
+        high = torch.cuda.max_memory_allocated()
+    else:
+        status = Path("/proc/self/status").read_text()
+        line = next(each for each in status.splitlines() if each.startswith("VmHWM"))
+        high = 1024 * int(line.split()[1])
+    row = {"network": network, "precision": precision, "edge": edge, "tile": tile or None}
+    return {**row, "bytes": high - before, "seconds": seconds, "loss": float(losses["total"])}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
+    "cost": cost,
+    "memory": memory,
+    "large": large,
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.peak:
+        network, precision, edge, tile = arguments.peak
+        print(json.dumps(peak(arguments.weights, network, precision, int(edge), int(tile))))
+        return
+    for part in arguments.parts:
+        row = {"hardware": hardware(), "result": PARTS[part](arguments)}
+        results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+        results[part] = row
+        write_json(RESULTS, results)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", required=True, help="a file of VGG-19's weights")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line(main)
