@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.config.edits.tool_presets import TOOLS
-from pipeline.errors import UserError, command_line
+from pipeline.errors import UserError, command_line, counted
 
 EXECUTOR_HELP = "local: processes of this machine. ray: a cluster, see docs/cluster.md."
 ADDRESS_HELP = "The Ray cluster: auto or HOST:PORT; by default Ray starts on this machine."
@@ -34,7 +34,7 @@ def check() -> None:
     """Check params.yaml and name its mistakes."""
     from pipeline.config.params import PARAMS_FILE, read_params
 
-    print(f"{PARAMS_FILE}: {len(read_params().experiments)} experiments")
+    print(f"{PARAMS_FILE}: {counted(len(read_params().experiments), 'experiment')}")
 
 
 Content = Annotated[str, typer.Argument(help="The picture whose content is kept: a path or URL.")]
@@ -57,6 +57,10 @@ Preset = Annotated[
 SaveAs = Annotated[
     str, typer.Option(metavar="NAME", help="Add it to params.yaml here, as an experiment.")
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(min=16, help="Long edge in pixels: 4000 or 8000 for prints (docs/scaling.md)."),
+]
 Preview = Annotated[bool, typer.Option("--preview", help="256 pixels, in about half a minute.")]
 
 
@@ -67,6 +71,7 @@ def transfer(
     out: Out = None,
     settings: Assignments = None,
     picture: Pictures = None,
+    size: Size = None,
     preview: Preview = False,
     quality: Quality = "",
     preset: Preset = "",
@@ -77,7 +82,7 @@ def transfer(
     \b
     Examples:
       style-transfer cat.jpg painting.jpg --preview
-      style-transfer cat.jpg painting.jpg -o cat.png --set size=1024 --set content_weight=0.1
+      style-transfer cat.jpg painting.jpg -o cat.png --size 4000 --set content_weight=0.1
       style-transfer cat.jpg night.jpg day.jpg --set colour=luminance --quality final
     """
     from pipeline.experiments.request import Request, default_out
@@ -88,8 +93,17 @@ def transfer(
             f"--quality is {quality!r}, but it can only be final, and not with --preview. Leave "
             "one out"
         )
+    if size is not None and (preview or quality):
+        option = "--preview" if preview else f"--quality {quality}"
+        raise UserError(f"{option} and --size {size} ask for different sizes. Leave one out")
     request = Request(
-        content, styles, settings or [], picture or [], "preview" if preview else quality, preset
+        content,
+        styles,
+        settings or [],
+        picture or [],
+        "preview" if preview else quality,
+        preset,
+        size,
     )
     transfer(request, out or default_out(request), save_as)
 
@@ -147,7 +161,7 @@ def grid(
     from pipeline.config.params import PARAMS_FILE
 
     cells = add_grid(name, base, over)
-    print(f"{PARAMS_FILE}: {len(cells)} cells, {cells[0]} to {cells[-1]}")
+    print(f"{PARAMS_FILE}: {counted(len(cells), 'cell')}, {cells[0]} to {cells[-1]}")
     print("To compute them: python -m pipeline run")
 
 

@@ -69,6 +69,11 @@ class Notice(UserWarning):
         super().__init__(masked(message))
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number with a noun, such as "1 cell" or "2 cells"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def nearest(word: str, known: list[str]) -> str:
     """Returns ". Did you mean 'x'?" with the known word most like ``word``, or "." if none is."""
     return _nearest(word, tuple(known))

@@ -33,9 +33,11 @@ def labelled(axis: Any) -> dict[str, Any]:
     if is_range(axis):
         axis = _numbers(axis)
     if isinstance(axis, dict):
-        pairs = [(_label(label), label, value) for label, value in axis.items()]
+        remedy = "Use another label"
+        pairs = [(_label(label, remedy), label, value) for label, value in axis.items()]
     elif isinstance(axis, list):
-        pairs = [(_label(value), value, value) for value in axis]
+        remedy = "Write the axis as a mapping of labels to values"
+        pairs = [(_label(value, remedy), value, value) for value in axis]
     else:
         raise ValueError(
             "an axis is a list of values, a range of whole numbers such as 0..4, or a mapping of "
@@ -48,8 +50,8 @@ def labelled(axis: Any) -> dict[str, Any]:
         # Files whose names differ only in case are one file on some systems.
         if label.casefold() in seen:
             raise ValueError(
-                f"{shown(seen[label.casefold()])} and {shown(given)} give their cells one name. "
-                "Remove one, or write a mapping of labels to values"
+                f"{shown(seen[label.casefold()])} and {shown(given)} give their cells one name "
+                "(upper and lower case count as equal). Remove one, or give it another label"
             )
         seen[label.casefold()] = given
     return {label: value for label, _, value in pairs}
@@ -67,7 +69,7 @@ def _numbers(text: str) -> Iterable[int]:
     return list(range(first, last + 1))
 
 
-def _label(value: object) -> str:
+def _label(value: object, remedy: str) -> str:
     """Returns a value as YAML writes it, in the characters that names have; 1.0 is 1."""
     if value is None or isinstance(value, bool):
         text = "null" if value is None else str(value).lower()
@@ -78,6 +80,6 @@ def _label(value: object) -> str:
     if isinstance(value, list | dict) or not _LABEL.fullmatch(text):
         raise ValueError(
             f"{shown(value)} gives no name to a cell, which has letters, digits, '-', '_' and '.'. "
-            "Write the axis as a mapping of labels to values"
+            f"{remedy}"
         )
     return text

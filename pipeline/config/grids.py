@@ -17,7 +17,7 @@ from pipeline.files import write_text
 from pipeline.settings import LONGEST_NAME, NAME_RULE, Name, sections_in
 
 MOST_COLUMNS = 20
-"""Values of the last axis up to which they are columns. More are wrapped."""
+"""Values of the last axis up to which each is a column. More are wrapped into rows."""
 _ENTRY = TypeAdapter(dict[Name, Grid])
 _HEADER = """\
 # The cells of the grids in params.yaml. DVC adds them to `experiments` there, as dvc.yaml says.
@@ -54,7 +54,12 @@ def expanded(content: dict[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:
         new = dict(grid.cells(name))
         own = _figures(name, grid, list(new))
         taken = [figure for figure in own if figure in figures or figure in of_grids]
-        if grid.base not in experiments:
+        if text := _section_mistake(grid):
+            mistakes.append(Mistake(("grids", name, "over"), text))
+        elif grid.base in cells:
+            text = f"{grid.base} is a cell of a grid, but a base is one of the `experiments`"
+            mistakes.append(Mistake(("grids", name, "base"), text))
+        elif grid.base not in experiments:
             text = f"no experiment {grid.base!r}{choices('experiments', grid.base, experiments)}"
             mistakes.append(Mistake(("grids", name, "base"), text))
         elif text := _name_mistake(name, grid, {**experiments, **cells}):
@@ -114,6 +119,20 @@ def _valid(name: Any, raw: Any) -> list[Grid]:
         return []
 
 
+def _section_mistake(grid: Grid) -> str:
+    """Returns what is wrong with an axis that is a section and has values that are none."""
+    for key, values in grid.over.items():
+        if key not in _SECTIONS:
+            continue
+        for label, value in values.items():
+            if value is not None and not isinstance(value, dict):
+                return (
+                    f"{key} is a section, and {shown(value)} is the value of a setting. Write the "
+                    f"setting with a dot, such as {key}.{label} if {label} is one"
+                )
+    return ""
+
+
 def _name_mistake(name: str, grid: Grid, taken: Mapping[Any, Any]) -> str:
     """Returns what is wrong with the first name of a cell that cannot be one; empty if none is."""
     seen: dict[str, Mapping[str, Any]] = {}
@@ -144,7 +163,12 @@ def _figures(name: str, grid: Grid, cells: list[str]) -> dict[str, Any]:
     Several figures, if the cells are more than a contact sheet can show.
     """
     *outer, (key, columns) = grid.over.items()
-    width = min(len(columns), MOST_COLUMNS)
+    labels, lines_each = list(columns), -(-len(columns) // MOST_COLUMNS)
+    width = -(-len(labels) // lines_each)
+    places = range(0, len(labels), width)
+    spans = [""]
+    if lines_each > 1:
+        spans = [f"{key} {labels[p]} to {labels[min(p + width, len(labels)) - 1]}" for p in places]
     titles = [""]
     for row_key, values in outer:
         if len(values) > 1:
@@ -153,10 +177,9 @@ def _figures(name: str, grid: Grid, cells: list[str]) -> dict[str, Any]:
             ]
     rows, row_titles = [], []
     for start in range(0, len(cells), len(columns)):
-        row = cells[start : start + len(columns)]
-        lines = [row[place : place + width] for place in range(0, len(row), width)]
-        rows += lines
-        row_titles += [titles[start // len(columns)][:200]] * len(lines)
+        row, title = cells[start : start + len(columns)], titles[start // len(columns)]
+        rows += [row[place : place + width] for place in places]
+        row_titles += [", ".join(filter(None, (title, span)))[:200] for span in spans]
     per_figure = MOST_FIGURE_CELLS // width
     starts = range(0, len(rows), per_figure)
     figures = {}
@@ -168,6 +191,6 @@ def _figures(name: str, grid: Grid, cells: list[str]) -> dict[str, Any]:
             "caption": grid.caption,
             "rows": rows[part],
             "row_titles": row_titles[part] if any(row_titles) else [],
-            "column_titles": [f"{key} {c}" for c in columns] if len(columns) == width else [],
+            "column_titles": [f"{key} {c}" for c in labels] if lines_each == 1 else [],
         }
     return figures

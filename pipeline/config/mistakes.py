@@ -130,6 +130,8 @@ def _sentence(item: ErrorDetails) -> str:
         return f"unknown key{choices('keys', key, _model_at(parents).model_fields)}"
     if item["type"] == "missing":
         return "is missing. Add it"
+    if item["type"] in ("model_type", "dict_type"):
+        return f"{shown(item['input'])}: a mapping of keys to values is needed"
     if item["type"] == "string_type":
         item["msg"] += ". Put text in quotes"
     value = "" if isinstance(item["input"], dict) else f"{shown(item['input'])}: "

@@ -264,7 +264,7 @@ class Grid(Section):
     Each combination is a cell, an experiment of its own.
     """
 
-    base: Name
+    base: CellName  # a cell's is refused with a reason
     # {setting: {label of a value: value}}; lbfgs.history_size is a setting in a section.
     over: Annotated[
         dict[str, Annotated[dict[str, Any], BeforeValidator(labelled)]],

@@ -35,6 +35,9 @@ BACKBONE: Mapping[str, Any] = {
 }
 PREVIEW: Mapping[str, Any] = {"size": 256}
 FINAL: Mapping[str, Any] = {"size": 1024, "schedule": "coarse_to_fine"}
+FIRST_SIZE, LEAST_EVALUATIONS = 512, 20
+"""Of a large picture: pixels of the first phase, and evaluations of a phase at least."""
+LARGE: Mapping[str, Any] = {"lbfgs": {"history_size": 10}}
 VGG19: Mapping[str, Any] = {"architecture": "vgg19", "weights": "imagenet"}
 
 
@@ -48,6 +51,7 @@ class Request(NamedTuple):
         pictures: ``NAME=PATH`` of further pictures, for masks or ``init``.
         quality: ``preview``, ``final``, or empty.
         preset: the name of a tool whose definitions are used, or empty.
+        size: long edge in pixels, or None; a large one is reached through smaller ones.
     """
 
     content: str
@@ -56,6 +60,7 @@ class Request(NamedTuple):
     pictures: Sequence[str] = ()
     quality: str = ""
     preset: str = ""
+    size: int | None = None
 
 
 def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
@@ -97,6 +102,8 @@ def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
         if own_backbone.get("weights", here) != "embedded":
             settings["warm_start"] = "embedded"
             backbone |= VGG19
+    if request.size is not None:
+        settings |= _of_size(request.size)
     return {
         "images": catalogue,
         "backbone": backbone | own_backbone,
@@ -109,6 +116,27 @@ def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
     }
 
 
+def _of_size(size: int) -> dict[str, Any]:
+    """Returns the settings of a picture whose long edge has ``size`` pixels.
+
+    A large one begins at ``FIRST_SIZE`` and doubles, with half of the evaluations each time: the
+    small sizes place the shapes and the strokes, the large ones add what is finer.
+    """
+    if size < 2 * FIRST_SIZE:
+        return {"size": size}
+
+    first: int = DEFAULTS["evaluations"]
+
+    def evaluations(edge: int) -> int:
+        return max(LEAST_EVALUATIONS, first * FIRST_SIZE // edge)
+
+    edges: list[int] = []
+    while (edge := FIRST_SIZE << len(edges)) < size * 3 // 4:
+        edges.append(edge)
+    phases = [{"size": each, "evaluations": evaluations(each)} for each in edges]
+    return {**LARGE, "size": size, "sizes": phases, "evaluations": evaluations(size)}
+
+
 def _preset(
     request: Request, own: dict[str, Any], own_backbone: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
@@ -117,6 +145,11 @@ def _preset(
         raise UserError(
             f"--preset {request.preset} has its own sizes and network, so that --preview and "
             "--quality do not go with it. Leave one out"
+        )
+    if request.size is not None:
+        raise UserError(
+            f"--preset {request.preset} has sizes of its own, which --size {request.size} would "
+            f"replace. Scale them with --set size={request.size}"
         )
     size = own.get("size")
     sections = preset(request.preset, size if isinstance(size, int) else None)

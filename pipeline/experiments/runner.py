@@ -16,7 +16,7 @@ from pipeline.config.grids import update_cells_file
 from pipeline.config.params import PARAMS_FILE, read_params
 from pipeline.config.plan import Plan, read_plan, write_plans
 from pipeline.config.schema import Params
-from pipeline.errors import UserError
+from pipeline.errors import UserError, counted
 from pipeline.experiments import dvc_stages
 from pipeline.experiments.executors.executor import Executor
 from pipeline.experiments.executors.local import LocalExecutor
@@ -55,7 +55,11 @@ def run(jobs: int | None = None, cluster: ClusterOptions | None = None) -> None:
     if cluster is not None:
         check_reachable(cluster)
     with _sole_runner():
-        _run(jobs, cluster)
+        try:
+            _run(jobs, cluster)
+        except SystemExit:
+            print("stopped: the same command goes on from here", flush=True)
+            raise
 
 
 @contextmanager
@@ -72,8 +76,8 @@ def _sole_runner() -> Iterator[None]:
 
 
 def _run(jobs: int | None, cluster: ClusterOptions | None) -> None:
-    params = read_params()
-    print(f"{PARAMS_FILE}: {len(params.experiments)} experiments", flush=True)
+    params, text = read_params(), PARAMS_FILE.read_bytes()
+    print(f"{PARAMS_FILE}: {counted(len(params.experiments), 'experiment')}", flush=True)
     update_cells_file(params)  # before DVC reads it
     planned = _prepare(params)
     changed = dvc_stages.outdated_experiments()
@@ -87,14 +91,20 @@ def _run(jobs: int | None, cluster: ClusterOptions | None) -> None:
     reasons = [f"{name}: {reason}" for name, reason in failed.items()]
     if len(planned) < len(params.experiments):
         reasons.append("the pictures named above are missing")
-    if not reasons:
-        dvc_stages.reproduce()
-        return
+    edited = PARAMS_FILE.read_bytes() != text
     try:
-        dvc_stages.reproduce("report", single_item=True)
+        if reasons or edited:  # DVC would compute what the edit has changed, one after another
+            dvc_stages.reproduce("report", single_item=True)
+        else:
+            dvc_stages.reproduce()
     except UserError as error:
+        if not reasons:
+            raise
         reasons.append(str(error))
-    raise UserError("\n".join(["not everything was computed", *reasons]))
+    if reasons:
+        raise UserError("\n".join(["not everything was computed", *reasons]))
+    if edited:
+        print(f"{PARAMS_FILE} was edited meanwhile: run again for what has changed")
 
 
 def _prepare(params: Params) -> list[str]:
@@ -180,8 +190,8 @@ def _executor(
     display: ProgressDisplay,
 ) -> Executor:
     if cluster is not None:
-        display.print(f"{len(plans)} experiments to compute")
+        display.print(f"{counted(len(plans), 'experiment')} to compute")
         return RayExecutor(cluster, display, jobs)
     workers = min(jobs or count_workers(plans), len(plans))
-    display.print(f"{len(plans)} experiments to compute, {workers} at a time")
+    display.print(f"{counted(len(plans), 'experiment')} to compute, {workers} at a time")
     return LocalExecutor(workers, max(1, count_cores() // workers), display)

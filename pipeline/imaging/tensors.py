@@ -13,6 +13,8 @@ from torch.nn import functional
 Resampling = Literal["bicubic", "bilinear", "pillow-2.6"]
 """How a picture is resized. ``pillow-2.6`` is the bilinear filter of Pillow before version 2.7."""
 Edge = Literal["long", "short"]
+STRIP = 256
+"""Rows that are converted to pixels of a file at a time."""
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -32,9 +34,12 @@ def to_picture(image: Tensor) -> Image.Image:
 
 def to_pixels(image: Tensor, bits: int) -> NDArray[Any]:
     """Returns a (1, C, H, W) image as (H, W, C) uint8 or uint16, clamped to [0, 1] and rounded."""
-    values = _levels(image.detach(), bits).squeeze(0).permute(1, 2, 0)
-    whole = values.to(torch.uint8 if bits == 8 else torch.int32).cpu().numpy()
-    return whole if bits == 8 else whole.astype(np.uint16)
+    _, channels, height, width = image.shape
+    pixels = np.empty((height, width, channels), np.uint8 if bits == 8 else np.uint16)
+    for top in range(0, height, STRIP):  # a large image is not copied as float32
+        strip = _levels(image.detach()[0, :, top : top + STRIP], bits)
+        pixels[top : top + STRIP] = strip.permute(1, 2, 0).cpu().numpy()
+    return pixels
 
 
 def as_saved(image: Tensor, bits: int) -> Tensor:

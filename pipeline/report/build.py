@@ -10,7 +10,8 @@ from pipeline.errors import UserError
 from pipeline.experiments.results import lacks_recorded_results, read_records, setting_text
 from pipeline.records.status import read_failure
 from pipeline.records.tracking import tracked_run, wandb_image
-from pipeline.report.pages import Picture, ReportEntry, add_pictures, write_pages
+from pipeline.report.pages import write_pages
+from pipeline.report.pictures import Picture, ReportEntry, add_pictures
 
 NAMED = 10
 """How many experiments an error names."""

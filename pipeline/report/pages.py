@@ -1,31 +1,23 @@
-"""Pages of the report: renders the templates, and writes the pictures and plots they show."""
+"""Pages of the report: renders the templates, and writes the plots and contact sheets they show."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from PIL import Image
 
-from pipeline import paths
 from pipeline.config.schema import Figure, ReportSettings
-from pipeline.errors import UserError
 from pipeline.experiments.results import ExperimentRecord, differing_settings, setting_text
-from pipeline.files import replacing, write_text
-from pipeline.imaging.picture_files import read_picture
+from pipeline.files import write_text
 from pipeline.report.contact_sheets import write_contact_sheet
 from pipeline.report.loss_curves import HEIGHT, WIDTH, loss_plots
 from pipeline.report.measures import MEASURES
+from pipeline.report.pictures import ReportEntry
 
 OTHERS, COLUMNS = "_others", 5
 """The figure of all experiments that are in no other, and its columns. No name begins with _."""
-JPEG_EDGE, JPEG_QUALITY = 512, 75
-"""Longest edge in pixels of all pictures but results and time-lapses, which are shown unchanged on
-the page of their experiment."""
 
 _ADDRESS = re.compile(
     r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[\w-]+\.\w)|(?<=(?<!\w)@)", re.IGNORECASE
@@ -55,71 +47,6 @@ TEMPLATES.filters |= {
     "setting_text": setting_text,
     "markdown": markdown,
 }
-
-
-class Picture(NamedTuple):
-    """A picture of the report: its path relative to the report's folder, and its size in pixels."""
-
-    path: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class ReportEntry:
-    """An experiment with the files of the report that show it; without results only its inputs.
-
-    Attributes:
-        inputs: {role, such as ``content``: the input picture}.
-        image: the result, unchanged.
-        thumbnail: the result where many are shown; a reduced one if it is large.
-        intermediates: {evaluation: the image at it}.
-        curves: path of the loss curves, relative to the report's folder.
-        timelapse: the animation of the intermediates, unchanged.
-    """
-
-    record: ExperimentRecord
-    inputs: dict[str, Picture]
-    image: Picture | None = None
-    thumbnail: Picture | None = None
-    intermediates: Mapping[int, Picture] = field(default_factory=dict)
-    curves: str = ""
-    timelapse: Picture | None = None
-
-
-def add_pictures(record: ExperimentRecord, folder: Path) -> ReportEntry:
-    """Writes the pictures of an experiment into the report's folder and returns its entry.
-
-    Raises:
-        UserError: an input picture of the results is missing, or a picture cannot be read.
-    """
-    files = {role: paths.picture(name) for role, name in record.images.items()}
-    missing = [file for file in files.values() if not file.is_file()]
-    if missing and record.results:
-        raise UserError(
-            f"{missing[0]}, an input picture of {record.name}, is missing. `dvc repro fetch` "
-            "fetches it, and `dvc pull fetch` brings it from DVC's remote"
-        )
-    inputs = {
-        role: _add_jpeg(file, f"media/pictures/{file.stem}.jpg", folder)
-        for role, file in files.items()
-        if file not in missing
-    }
-    results, media = record.results, f"media/experiments/{record.name}"
-    if results is None:
-        return ReportEntry(record, inputs)
-    image = thumbnail = _add_copy(results.image, f"{media}/image.png", folder)
-    if max(image.width, image.height) > JPEG_EDGE:
-        thumbnail = _add_jpeg(results.image, f"{media}/image.jpg", folder)
-    intermediates = {
-        evaluation: _add_jpeg(file, f"{media}/{file.stem}.jpg", folder)
-        for evaluation, file in results.intermediates.items()
-    }
-    timelapse = None
-    if results.timelapse:
-        timelapse = _add_copy(results.timelapse, f"{media}/timelapse.webp", folder)
-    curves = f"{media}/losses.svg"
-    return ReportEntry(record, inputs, image, thumbnail, intermediates, curves, timelapse)
 
 
 def write_pages(entries: Mapping[str, ReportEntry], plan: ReportSettings, folder: Path) -> None:
@@ -208,23 +135,3 @@ def _figure(
         "terms": _losses([entry.record for entry in shown]),
         "measurement": measurement,
     }
-
-
-def _add_jpeg(source: Path, path: str, folder: Path) -> Picture:
-    if not (folder / path).is_file():
-        picture = read_picture(source)
-        picture.thumbnail((JPEG_EDGE, JPEG_EDGE), Image.Resampling.LANCZOS)
-        with replacing(folder / path) as temporary:
-            picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
-    return _picture(path, folder)
-
-
-def _add_copy(source: Path, path: str, folder: Path) -> Picture:
-    with replacing(folder / path) as temporary:
-        shutil.copyfile(source, temporary)
-    return _picture(path, folder)
-
-
-def _picture(path: str, folder: Path) -> Picture:
-    with Image.open(folder / path) as picture:
-        return Picture(path, *picture.size)

@@ -4,7 +4,7 @@ from pipeline import paths
 from pipeline.config.grids import update_cells_file
 from pipeline.config.params import read_params
 from pipeline.config.plan import write_plans
-from pipeline.errors import UserError
+from pipeline.errors import UserError, counted
 from pipeline.stages import run_stage
 
 
@@ -16,12 +16,13 @@ def plan() -> None:
     """
     params = read_params()
     names = write_plans(params)
-    print(f"plan: {len(names)} experiments")
+    print(f"plan: {counted(len(names), 'experiment')}")
     if update_cells_file(params):
         raise UserError(
-            f"the grids of params.yaml have changed, and {paths.CELLS} now lists their cells. "
+            f"{paths.CELLS} did not list the cells of the grids in params.yaml, and does now. "
             "Nothing is lost: run `dvc repro` again, since DVC reads that file before any stage "
-            "runs (`python -m pipeline run` needs no second time)"
+            "runs. `python -m pipeline run` writes the file itself, and `dvc exp run --set-param` "
+            "cannot change a grid"
         )
 
 

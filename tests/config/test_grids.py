@@ -117,7 +117,9 @@ def test_long_axis_is_wrapped_and_a_large_grid_makes_several_figures() -> None:
     assert [cell for figure in figures for row in figure.rows for cell in row] == cells(params)
     assert all(len(row) <= 20 for figure in figures for row in figure.rows)
     assert figures[0].column_titles == []
-    assert figures[0].row_titles == ["content_weight 1"] * 20
+    assert figures[0].row_titles[0] == "content_weight 1, seed 0 to 19"
+    assert figures[0].row_titles[19] == "content_weight 1, seed 380 to 399"
+    assert {len(row) for figure in figures for row in figure.rows} == {20, 10}
     assert params.run_options("large-2-449").group == "large"
 
 
@@ -142,6 +144,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"content_weight": [1, 1.0]}, "over.content_weight: [1, 1.0]: 1 and 1.0 give their cells one"),
     ({"style_layers": {"A": [], "a": []}}, "over.style_layers: 'A' and 'a' give their cells one"),
     ({"style_layers": [["conv1_1"]]}, "['conv1_1'] gives no name to a cell, which has letters"),
+    ({"style_layers": {"groß": []}}, "'groß' gives no name to a cell, which has letters, digits, "),
+    ({"style_layers": {"groß": []}}, "'_' and '.'. Use another label"),
+    ({"lbfgs": {"history_size": [5, 20]}}, "over: lbfgs is a section, and [5, 20] is the value of"),
+    ({"lbfgs": {"history_size": [5, 20]}}, "such as lbfgs.history_size if history_size is one"),
     (RATIOS | {"seed": [0, -1]}, "over.seed: -1: Input should be greater than or equal to 0"),
     (RATIOS | {"style": ["glas"]}, "over.style: no image 'glas' in the catalogue. Did you mean"),
     (
@@ -173,6 +179,14 @@ def test_mistake_in_a_grid_is_one_sentence(over: dict[str, Any], message: str) -
             lambda p: p["grids"]["g"].update(base="frist"),
             "grids.g.base: no experiment 'frist'. Did",
         ),
+        (
+            lambda p: p["grids"].update(h={"base": "g-1", "over": {"size": [20, 32]}}),
+            "grids.h.base: g-1 is a cell of a grid, but a base is one of the `experiments`",
+        ),
+        (
+            lambda p: p["grids"].update(g=None),
+            "grids.g: None: a mapping of keys to values is needed",
+        ),
         (lambda p: p["grids"]["g"].pop("base"), "grids.g.base: is missing. Add it"),
         (lambda p: p["grids"]["g"].update(titel="x"), "grids.g.titel: unknown key. Did you mean"),
         (lambda p: p["grids"].update({"a.b": p["grids"].pop("g")}), "grids.a.b: 'a.b': a name has"),
@@ -197,7 +211,7 @@ def test_mistake_in_a_grid_is_one_sentence(over: dict[str, Any], message: str) -
             "experiments.first.size: 3: Input should be greater than or equal to 16",
         ),
         (lambda p: p.pop("grids"), "grids: is missing. Add it"),
-        (lambda p: p.update(grids=None), "grids: None: Input should be a valid dictionary"),
+        (lambda p: p.update(grids=None), "grids: None: a mapping of keys to values is needed"),
     ],
 )
 def test_mistake_around_a_grid_is_one_sentence(change: Any, message: str) -> None:

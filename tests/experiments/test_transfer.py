@@ -204,6 +204,21 @@ def test_final_takes_vgg19_where_its_weights_are_here_or_given(
     assert params.experiments["transfer"].size == 1024
 
 
+def test_large_size_is_reached_through_smaller_ones() -> None:
+    given = Request("cat.png", ["night.jpg"])
+    small, large = (
+        to_params(given._replace(size=size), vgg19_is_here=False).experiments["transfer"]
+        for size in (800, 8000)
+    )
+    assert (small.size, small.sizes, small.evaluations) == (800, [], 200)
+    assert large.size == 8000
+    phases = [(phase.size, phase.evaluations) for phase in large.sizes]
+    assert phases == [(512, 200), (1024, 100), (2048, 50), (4096, 25)]
+    assert (large.evaluations, large.tile, large.lbfgs.history_size) == (20, "auto", 10)
+    with pytest.raises(UserError, match="has sizes of its own"):
+        to_params(given._replace(size=8000, preset="neural-style"), vgg19_is_here=False)
+
+
 def test_missing_picture_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file .*dog\.png"):
         transfer(Request("dog.png", ["night sky.jpg"], TINY), Path("out.png"))

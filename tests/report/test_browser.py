@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finished_runs import finished
 
+from pipeline import paths
+from pipeline.imaging.output.result_files import write_result
 from pipeline.stages.report import report
 
 __all__ = ["finished"]
@@ -249,3 +252,36 @@ def test_pages_load_and_run_nothing_but_their_own(browser: Any, folder: Path, na
     assert failures <= {"csp"}
     kinds = {"img-src", "style-src-attr", "script-src-elem", "style-src-elem", "connect-src"}
     assert {*kinds, "script-src-attr", "frame-src", "form-action", "ran undefined"} <= set(refused)
+
+
+def wait_until_loaded(image: Any) -> None:
+    """Waits up to half a minute; playwright's own waiting is code that the page's policy forbids."""
+    for _ in range(300):
+        if image.evaluate("image => image.complete && image.naturalWidth > 0"):
+            return
+        image.page.wait_for_timeout(100)
+    raise AssertionError("the image was not loaded")
+
+
+def test_only_the_parts_of_a_large_result_that_are_seen_are_loaded(
+    browser: Any, folder: Path, tmp_path: Path
+) -> None:
+    """Most of a print is outside of what a window shows."""
+    shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
+    with contextlib.chdir(tmp_path):
+        write_result(torch.zeros(1, 3, 8000, 2600), paths.EXPERIMENTS / "first/image.png", text={})
+        report()
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page, loaded = context.new_page(), set()
+    page.on("requestfinished", lambda request: loaded.add(request.url))
+    page.goto(f"{(tmp_path / 'reports').as_uri()}/experiments/first.html")
+    page.wait_for_load_state("networkidle")
+    assert not [url for url in loaded if "/parts/" in url]
+    page.get_by_text("Show all pixels").click()
+    wait_until_loaded(page.locator(".parts img").first)
+    page.wait_for_timeout(500)
+    seen = [url for url in loaded if "/parts/" in url]
+    assert 0 < len(seen) < 96 * 0.8
+    page.locator(".parts").evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    wait_until_loaded(page.locator(".parts img").last)
+    context.close()

@@ -160,6 +160,22 @@ def test_transparent_result_of_sixteen_bits_is_shown(results: Path) -> None:
     assert read_picture(Path("reports/sheets/both.png")).getpixel((20, 60)) == (255, 255, 255)
 
 
+def test_large_result_is_reduced_and_shown_in_parts(results: Path) -> None:
+    image = torch.rand((1, 3, 700, 2100), generator=torch.Generator().manual_seed(0))
+    write_result(image.round(), paths.EXPERIMENTS / "first/image.png", text={})
+    report()
+    page = text("experiments/first.html")
+    assert 'reduced.jpg" width="2048" height="683"' in page
+    assert 'image.png"' not in page
+    media = Path("reports/media/experiments/first")
+    assert not (media / "image.png").exists()
+    files = sorted(Page(Path("reports/experiments/first.html")).references)
+    parts = [file for file in files if "/parts/" in file]
+    sizes = [read_picture(Path("reports/experiments") / part).size for part in parts]
+    widths, heights = [512] * 4 + [52], [512, 188]
+    assert sizes == [(width, height) for height in heights for width in widths]
+
+
 def test_pages_need_nothing_outside_their_folder(pages: dict[str, Page]) -> None:
     for name, page in pages.items():
         for reference in page.references:

@@ -67,6 +67,8 @@ def add_grid(name: str, base: str, axes: Sequence[str], path: Path = PARAMS_FILE
                 "content_weight=0.1,1,3 or seed=0..4"
             )
         values = parse(f"[{text}]".encode(), f"--over {given}")
+        if len(values) > 1 and any(map(is_range, values)):
+            raise UserError(f"--over {given}: a range stands alone. List the numbers instead")
         alone = len(values) == 1 and (isinstance(values[0], dict) or is_range(values[0]))
         over[key] = values[0] if alone else values
     text = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pipeline import __version__, paths
 from pipeline.config.code_hash import code_hash
 from pipeline.config.plan import EXPERIMENT_CODE, Plan
 from pipeline.config.schema import Experiment, RunOptions
-from pipeline.errors import UserError, explaining_the_disk, masked
+from pipeline.errors import UserError, counted, explaining_the_disk, masked
 from pipeline.experiments.executors import ray_task
 from pipeline.experiments.executors.executor import STOPPING_S, Outcome, show
 from pipeline.experiments.executors.ray_task import Result, Task
@@ -135,7 +135,9 @@ class RayExecutor:
         mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(ray_task.Mailbox)
         self._mailbox = mailbox.remote()
         cpus, gpus = (int(sum(counts[kind])) for kind in ("CPU", "GPU"))
-        self._display.print(f"Ray: {len(nodes)} nodes with {cpus} CPUs and {gpus} GPUs")
+        machines = counted(len(nodes), "node")
+        devices = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+        self._display.print(f"Ray: {machines} with {devices}")
 
     def __exit__(self, *_: object) -> None:
         """Stops what runs, which writes a checkpoint first, and leaves the cluster."""
