@@ -255,7 +255,7 @@ def test_pages_load_and_run_nothing_but_their_own(browser: Any, folder: Path, na
 
 
 def wait_until_loaded(image: Any) -> None:
-    """Waits up to half a minute; playwright's own waiting is code that the page's policy forbids."""
+    """Waits up to half a minute; the page forbids playwright's own way of waiting."""
     for _ in range(300):
         if image.evaluate("image => image.complete && image.naturalWidth > 0"):
             return
@@ -278,10 +278,11 @@ def test_only_the_parts_of_a_large_result_that_are_seen_are_loaded(
     page.wait_for_load_state("networkidle")
     assert not [url for url in loaded if "/parts/" in url]
     page.get_by_text("Show all pixels").click()
+    page.locator(".parts img").first.evaluate("image => image.scrollIntoView()")
     wait_until_loaded(page.locator(".parts img").first)
     page.wait_for_timeout(500)
     seen = [url for url in loaded if "/parts/" in url]
     assert 0 < len(seen) < 96 * 0.8
-    page.locator(".parts").evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    page.locator(".parts img").last.evaluate("image => image.scrollIntoView()")
     wait_until_loaded(page.locator(".parts img").last)
     context.close()
