@@ -1,4 +1,4 @@
-"""Measures what tiles cost and save: time, memory and differences against the whole image.
+"""Measures what tiles and a rounded history of L-BFGS cost and save, in time, memory and loss.
 
     python -m benchmarks.tiles --help
 
@@ -27,9 +27,12 @@ from benchmarks.repro import REPOSITORY
 from benchmarks.speed import hardware
 from pipeline.errors import command_line
 from pipeline.files import write_json
+from pipeline.imaging.tensors import white_noise
 from pipeline.losses import make_terms
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.optim.image_variable import to_image, to_variable, variable_scale
+from pipeline.optim.lbfgs import LBFGS
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / f"tiles{KIND}.json"
 NETWORKS = "small", "vgg"
@@ -38,6 +41,7 @@ COST_EDGES = {1024: 5, 2048: 3}
 """Edges of square images, and how often an evaluation is timed there."""
 MEMORY_EDGES = 1024, 2048, 4096
 LARGE_EDGE = 8192
+HISTORY_EDGE, HISTORY_EVALUATIONS, RANGE_WEIGHT = 256, (25, 50, 100, 200), 1000.0
 
 
 def cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -125,10 +129,43 @@ def peak(weights: str | None, network: str, precision: Any, edge: int, tile: int
     return {**row, "bytes": high - before, "seconds": seconds, "loss": float(losses["total"])}
 
 
+def history(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compares the loss after some evaluations with pairs of L-BFGS in float32 and in bfloat16."""
+    problem, rows = Problem(arguments.weights, HISTORY_EDGE), []
+    for network in NETWORKS:
+        objective = problem.ours("float32", network, RANGE_WEIGHT)
+        height, width = problem.size
+        noise = white_noise((height, width), 0, 0.1).to(problem.device)
+        for init, start in (("content", problem.content), ("noise", noise)):
+            losses = {kind: _losses(objective, start, kind) for kind in ("float32", "bf16")}
+            rows.append({"network": network, "init": init, "losses": losses})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _losses(objective: Objective, start: torch.Tensor, precision: Any) -> dict[int, float]:
+    scale = variable_scale(start, 1e-3)
+    variable = torch.nn.Parameter(to_variable(start, scale))
+    optimizer = LBFGS(variable, 0.1 * scale, scaling="mean", history_precision=precision)
+    totals: list[float] = []
+
+    def closure() -> torch.Tensor:
+        variable.grad = None
+        losses = objective(to_image(variable, scale))
+        losses[MINIMISED].backward()
+        totals.append(float(losses["total"].detach()))
+        return losses[MINIMISED].detach()
+
+    while len(totals) < max(HISTORY_EVALUATIONS):
+        optimizer.step(closure)
+    return {count: totals[count - 1] for count in HISTORY_EVALUATIONS}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "cost": cost,
     "memory": memory,
     "large": large,
+    "history": history,
 }
 
 

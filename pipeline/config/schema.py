@@ -30,10 +30,12 @@ class CataloguedImage(Section):
 
 
 class Lbfgs(Section):
-    """Options of ``optim.lbfgs.LBFGS``; all but ``scaling`` are those of torch's L-BFGS."""
+    """Options of ``optim.lbfgs.LBFGS``; torch's, how the history is stored, and ``scaling``."""
 
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     history_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    history_precision: Literal["float32", "bf16"] = "float32"
+    history_on_host: bool = False
     scaling: Literal["newest", "mean"] = "mean"
     tolerance_grad: Weight = 0.0
     tolerance_change: Weight = 0.0

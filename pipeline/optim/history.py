@@ -1,10 +1,14 @@
 """The history of L-BFGS: steps, gradient differences and the gradient as rows of one matrix."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from pipeline.runtime.summation import TERMS
 
+PART = 2**20
+"""Values that a ``CompactHistory`` converts at a time."""
 BLOCKS = 8
 """Parts of the values among which the threads of a CPU divide a sum of rows."""
 
@@ -94,3 +98,34 @@ class GpuHistory(History):
             self.rows.index_copy_(0, self.slot + first_row, vector[None])
         finally:
             torch.set_deterministic_debug_mode(mode)
+
+
+class CompactHistory(History):
+    """The same in rows of lower precision, or on the host while the parameter is on a GPU.
+
+    Everything is computed in the gradient's precision and on its device, part by part. The gradient
+    is kept as it is, since a rounded one would end the descent early.
+
+    Args:
+        rows: (2 · slots, n), without the row for g.
+        gradient: (n,), g.
+    """
+
+    def __init__(self, rows: Tensor, slot: Tensor, gradient: Tensor) -> None:
+        super().__init__(rows, slot)
+        self.gradient = gradient
+
+    def products(self) -> tuple[Tensor, Tensor]:
+        sums = [torch.stack(part.products()) for part in self._parts()]
+        with_y, with_g = torch.stack(sums).sum(0).unbind()
+        return with_y, with_g
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        return torch.cat([part.combine(coefficients) for part in self._parts()])
+
+    def _parts(self) -> Iterator[History]:
+        """Yields the history of a part of the values after another."""
+        for start in range(0, len(self.gradient), PART):
+            part = slice(start, start + PART)
+            rows = self.rows[:, part].to(self.gradient)
+            yield History(torch.cat([rows, self.gradient[None, part]]), self.slot)

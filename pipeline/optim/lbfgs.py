@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
-from pipeline.optim.history import GpuHistory, History
+from pipeline.optim.history import CompactHistory, GpuHistory, History
 from pipeline.optim.inverse_hessian import InverseHessian
 from pipeline.runtime.cuda_graphs import cuda_graph
 from pipeline.runtime.summation import total
 
 Scaling = Literal["newest", "mean"]
+HistoryPrecision = Literal["float32", "bf16"]
 STEPS_BEFORE_CAPTURE = 2
 """The first step differs from the others by its length, and the second warms the kernels up."""
 MOVED, SMALL_GRADIENT, NO_DESCENT, NO_LENGTH = range(4)
@@ -54,6 +55,8 @@ class LBFGS(torch.optim.Optimizer):
         parameter: the tensor: a contiguous leaf that requires its gradient, on its final device.
         largest_step: the largest mean distance by which a step may move a value; > 0.
         lr: length of every step but the first, by which the values move lr in the L1 norm.
+        history_precision: of the stored pairs: ``float32`` (the parameter's), or ``bf16``.
+        history_on_host: whether the pairs are stored in the host's memory.
         scaling: how γ is chosen: ``newest`` (torch's) or ``mean``.
         tolerance_grad: no step is taken if no part of the gradient is above it.
         tolerance_change: no step is taken if gᵀd along the direction d is above its negative.
@@ -67,6 +70,8 @@ class LBFGS(torch.optim.Optimizer):
         *,
         lr: float = 1.0,
         history_size: int = 20,
+        history_precision: HistoryPrecision = "float32",
+        history_on_host: bool = False,
         scaling: Scaling = "newest",
         tolerance_grad: float = 0.0,
         tolerance_change: float = 0.0,
@@ -77,6 +82,8 @@ class LBFGS(torch.optim.Optimizer):
             "largest_step": largest_step,
             "lr": lr,
             "history_size": history_size,
+            "history_precision": history_precision,
+            "history_on_host": history_on_host,
             "scaling": scaling,
             "tolerance_grad": tolerance_grad,
             "tolerance_change": tolerance_change,
@@ -85,7 +92,9 @@ class LBFGS(torch.optim.Optimizer):
         }
         super().__init__([parameter], options)
         self.parameter = parameter
-        self.capture = cuda_graph if parameter.is_cuda else None
+        compact = history_precision == "bf16" or (history_on_host and not parameter.is_cpu)
+        self._compact = compact
+        self.capture = cuda_graph if parameter.is_cuda and not compact else None
         self._history: History | None = None
         self._loss = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
         self._steps_before_capture = STEPS_BEFORE_CAPTURE
@@ -110,18 +119,37 @@ class LBFGS(torch.optim.Optimizer):
         return loss
 
     @property
+    def _dtype(self) -> torch.dtype:
+        """The type of the stored pairs."""
+        half = self.param_groups[0]["history_precision"] == "bf16"
+        return torch.bfloat16 if half else self.parameter.dtype
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the pairs are stored."""
+        on_host = self.param_groups[0]["history_on_host"]
+        return torch.device("cpu") if on_host else self.parameter.device
+
+    @property
     def history(self) -> History:
         """The vectors of the state; the state is created if there is none."""
         state, history_size = self.state[self.parameter], self.param_groups[0]["history_size"]
         if not state:
-            rows = 2 * (history_size + 1) + 1
-            state["rows"] = self.parameter.new_zeros((rows, self.parameter.numel()))
+            rows, count = 2 * (history_size + 1), self.parameter.numel()
             device = self.parameter.device
+            if self._compact:
+                state["rows"] = torch.zeros((rows, count), dtype=self._dtype, device=self._device)
+                state["gradient"] = self.parameter.new_zeros(count)
+            else:
+                state["rows"] = self.parameter.new_zeros((rows + 1, count))
             state["outcome"] = torch.zeros((), dtype=torch.int64, device=device)
             state.update(InverseHessian.without_pairs(history_size, device)._asdict())
         if self._history is None or self._history.rows is not state["rows"]:
-            kind = GpuHistory if self.capture else History
-            self._history = kind(state["rows"], state["slot"])
+            if self._compact:
+                self._history = CompactHistory(state["rows"], state["slot"], state["gradient"])
+            else:
+                kind = GpuHistory if self.capture else History
+                self._history = kind(state["rows"], state["slot"])
         return self._history
 
     @property
@@ -135,13 +163,13 @@ class LBFGS(torch.optim.Optimizer):
         return REASONS[outcome]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        # torch would convert the whole state to the parameter's dtype and device.
+        super().load_state_dict({**state_dict, "state": {}})
         self._history, self._captured_for = None, {}
-        # torch converts the whole state to the parameter's dtype, which only the rows have.
         for saved in state_dict["state"].values():
-            for name in saved.keys() - {"rows"}:
-                value = saved[name].to(self.parameter.device, copy=True)
-                self.state[self.parameter][name] = value
+            for name, value in saved.items():
+                device = self._device if name == "rows" else self.parameter.device
+                self.state[self.parameter][name] = value.to(device, copy=True)
 
     def _move_by_graph(self) -> None:
         """Takes a step by replaying a CUDA graph, or kernel by kernel if capture fails."""

@@ -31,8 +31,9 @@ from pipeline.transfer.phases import phases_of
 MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 RGB = 3
-IMAGES = 20
-"""Images beside those of L-BFGS: pictures, start, parameter, gradient, best image, temporaries."""
+IMAGES, TILED_IMAGES = 20, 10
+"""Images beside those of L-BFGS: pictures, start, parameter, gradient, best image, temporaries. The
+largest maps of a run without tiles leave fragments of the heap, which are counted among them."""
 FIRST_IMAGES = 8
 """Those that are there while the style images are measured: pictures, start, temporaries."""
 READING = 3 + 2 * 3 * FLOAT32
@@ -56,6 +57,7 @@ class Demand(NamedTuple):
         size: (H, W) of the image.
         style_sizes: (H, W) of each style image.
         channels: {layer: its channels}, of the network, first to last.
+        history_bytes: what each value of a pair of L-BFGS takes on the device.
         images_per_style: images whose memory the losses take for each of them.
         targets: {layer: how many times the activations of each style image are kept}.
         references: the same of the content image.
@@ -72,6 +74,7 @@ class Demand(NamedTuple):
     history_size: int
     precision: Precision
     pooling: str
+    history_bytes: int = FLOAT32
     images_per_style: int = 0
     targets: Mapping[str, int] = MappingProxyType({})
     references: Mapping[str, int] = MappingProxyType({})
@@ -92,7 +95,7 @@ class Demand(NamedTuple):
 def estimate(demand: Demand) -> int:
     """Returns the bytes that a run adds at its peak to what its process has before."""
     image = RGB * FLOAT32 * demand.size[0] * demand.size[1]
-    history = (2 * (demand.history_size + 1) + 1) * image
+    history = (2 * (demand.history_size + 1) * demand.history_bytes + FLOAT32) * image // FLOAT32
     # Each style image but the first, which is among the images, and its two masks.
     styles = sum(
         FLOAT32 * (math.prod(demand.size) + (RGB + 1) * math.prod(size))
@@ -105,7 +108,7 @@ def estimate(demand: Demand) -> int:
     targets = _target_bytes(demand, demand.references, demand.size) + sum(
         _target_bytes(demand, demand.targets, size) for size in demand.style_sizes
     )
-    optimising = IMAGES * image + history
+    optimising = (TILED_IMAGES if demand.tile else IMAGES) * image + history
     evaluations = (
         optimising + _evaluation_bytes(demand, demand.size, of_style=False),
         *(
@@ -227,6 +230,7 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
                 history_size=settings.lbfgs.history_size,
                 precision=precision,
                 pooling=pooling,
+                history_bytes=_history_bytes(settings, device),
                 images_per_style=sum(term.images_per_style for term in terms),
                 targets=targets,
                 references=references,
@@ -237,6 +241,12 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
             )
         )
     return found
+
+
+def _history_bytes(settings: Experiment, device: torch.device) -> int:
+    if settings.lbfgs.history_on_host and device.type != "cpu":
+        return 0
+    return BFLOAT16 if settings.lbfgs.history_precision == "bf16" else FLOAT32
 
 
 def choose_tiles(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.optim import history
 from pipeline.optim.lbfgs import LBFGS
 
 
@@ -217,6 +218,33 @@ def test_steps_with_the_history_of_a_gpu_are_the_same(scaling: Any) -> None:
     ours, by_replays = valley(make, 30)
     torch.testing.assert_close(torch.tensor(by_replays), torch.tensor(losses), rtol=1e-6, atol=0)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["newest", "mean"])
+def test_history_in_parts_is_the_same_and_in_bf16_descends_as_far(
+    scaling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "PART", 3)
+    monkeypatch.setattr(LBFGS, "_dtype", torch.float32)
+    options = {**EXACT, "scaling": scaling}
+    expected, losses = valley(lambda p: LBFGS(p, 0.3, **options), 30)
+    half = {**options, "history_precision": "bf16"}
+    ours, by_parts = valley(lambda p: LBFGS(p, 0.3, **half), 30)
+    torch.testing.assert_close(torch.tensor(by_parts), torch.tensor(losses), rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    monkeypatch.undo()
+    _, rounded = valley(lambda p: LBFGS(p, 0.3, **half), 30)
+    assert rounded != losses
+    assert rounded[-1] < 2 * losses[-1] < 0.5 * losses[0]
+
+
+def test_pairs_are_stored_where_and_as_they_are_asked_for() -> None:
+    point = torch.ones(8, device="meta", requires_grad=True)
+    optimizer = LBFGS(point, history_size=3, history_precision="bf16", history_on_host=True)
+    rows = optimizer.history.rows
+    assert (rows.shape, rows.dtype, rows.device.type) == ((8, 8), torch.bfloat16, "cpu")
+    assert optimizer.history.gradient.device.type == "meta"
+    assert optimizer.capture is None
 
 
 @pytest.mark.parametrize("options", [{}, {"scaling": "mean", "tolerance_grad": 1e-9}])
