@@ -152,9 +152,10 @@ def _losses(objective: Objective, start: torch.Tensor, precision: Any) -> dict[i
     def closure() -> torch.Tensor:
         variable.grad = None
         losses = objective(to_image(variable, scale))
-        losses[MINIMISED].backward()
+        minimised: torch.Tensor = losses[MINIMISED]
+        minimised.backward()  # type: ignore[no-untyped-call]
         totals.append(float(losses["total"].detach()))
-        return losses[MINIMISED].detach()
+        return minimised.detach()
 
     while len(totals) < max(HISTORY_EVALUATIONS):
         optimizer.step(closure)

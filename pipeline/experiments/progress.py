@@ -19,7 +19,7 @@ class ProgressDisplay(Progress):
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.completed:.4g}/{task.total:.0f}"),
             TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
             console=console,
@@ -36,7 +36,7 @@ class ProgressDisplay(Progress):
         self._where[experiment] = where
         self._count()
 
-    def report(self, title: str, evaluations: int, budget: int, loss: float) -> None:
+    def report(self, title: str, evaluations: float, budget: int, loss: float) -> None:
         """Shows how far an experiment is; arguments as in ``transfer.callbacks.Progress``."""
         if title not in [task.description for task in self.tasks]:
             self.add_task(title, total=budget, note="")

@@ -26,7 +26,7 @@ from pipeline.records.tracking import wandb_image
 from pipeline.transfer.convergence import CHECK_INTERVAL, Convergence
 from pipeline.transfer.module import StyleTransfer
 
-ReportProgress = Callable[[str, int, int, float], None]
+ReportProgress = Callable[[str, float, int, float], None]
 
 HISTORY_FILE = "history.csv"
 
@@ -163,12 +163,25 @@ class Refinement(pl.Callback):
 class Progress(pl.Callback):
     """Reports how far the run is, at each ``CHECK_INTERVAL``-th iteration.
 
-    A GPU has to be waited for to read a loss, so not at each. ``report`` is called with the title,
-    the evaluations done, the budget of the phase, and the total loss.
+    A GPU has to be waited for to read a loss, so not at each. In tiles an evaluation may take
+    minutes, so it is reported after each tile. ``report`` is called with the title, the evaluations
+    done, with the share of the running one, the budget of the phase, and the total loss.
     """
 
     def __init__(self, report: ReportProgress, title: str, budget: int) -> None:
         self.report, self.title, self.budget = report, title, budget
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
+        if not module.run.tile:
+            return
+        loss = float(module.losses["total"]) if module.losses else math.nan
+
+        def report(share: float) -> None:
+            # The module counts an evaluation between the way forward and the way back.
+            whole = module.run.evaluations - (share > 1 / 2)
+            self.report(self.title, whole + share, self.budget, loss)
+
+        module.objective.features.report = report
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if module.run.iterations % CHECK_INTERVAL == 0:

@@ -37,7 +37,7 @@ class Progress(NamedTuple):
     """How far an experiment is; fields as in ``transfer.callbacks.Progress``."""
 
     title: str
-    evaluations: int
+    evaluations: float
     budget: int
     loss: float
 

@@ -8,7 +8,7 @@ statistics of all pieces are there. A stage of several pieces is therefore compu
 the way back, each piece just before its gradient; a stage of one piece keeps what that needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,8 @@ class FrozenFeatures(nn.Module):
 
     mean: Tensor
     std: Tensor
+    report: Callable[[float], None] | None = None
+    """Is called after each piece of an image with the share of its evaluation that is done."""
 
     def __init__(
         self,
@@ -130,8 +132,10 @@ class FrozenFeatures(nn.Module):
         check_size(image, needed_layers(needs))
         height, width = image.shape[-2:]
         tape = Tape(Collector(needs, context, (height, width), self.taps), [])
-        maps = image
-        for stage in divided(steps, (height, width), self.tile):
+        stages, maps = divided(steps, (height, width), self.tile), image
+        # Each piece is visited on the way forward and on the way back.
+        self._visits, self._all_visits = 0, 2 * sum(len(stage.pieces) for stage in stages)
+        for stage in stages:
             output_size = whole_window(maps.shape[-2:]).pooled(stage.poolings).size
             output: Tensor | None = None
             kept: PieceTape | None = None
@@ -141,6 +145,7 @@ class FrozenFeatures(nn.Module):
                 if kept.output is not None:
                     inner = piece.inner_of(kept.output, stage.poolings)
                     output = piece.inner.pooled(stage.poolings).place(inner, output, output_size)
+                self._count_visit()
             tape.stages.append((stage, maps, kept if len(stage.pieces) == 1 else None))
             maps = maps if output is None else output
         return tape.collector.statistics, tape
@@ -161,8 +166,14 @@ class FrozenFeatures(nn.Module):
                 pulled = self._backward(kept, stage, piece, tape.collector, gradients, of_output)
                 gradient = piece.outer.add(pulled, gradient, maps.shape[-2:])
                 kept = None
+                self._count_visit()
         assert gradient is not None, "the tape is empty"
         return gradient
+
+    def _count_visit(self) -> None:
+        self._visits += 1
+        if self.report is not None:
+            self.report(self._visits / self._all_visits)
 
     def _forward(
         self, maps: Tensor, stage: Stage, piece: Piece, collector: Collector | None = None
