@@ -347,8 +347,7 @@ CASES: list[Case] = [
     bad_params(
         "password where no address belongs",
         lambda p: p["images"].update(a="ftp://me:secret@h"),
-        f"{ONE}images.a: 'ftp://…@h': Input should be a valid dictionary or instance of "
-        "CataloguedImage",
+        f"{ONE}images.a: 'ftp://…@h': a mapping of keys to values is needed",
     ),
     bad_params(
         "null character in a name",

@@ -221,7 +221,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
     (
         "list of mappings",
         lambda p: p["defaults"].update(content_layers=[{"conv4_2": 1}]),
-        "defaults.content_layers: [{'conv4_2': 1}]: Input should be a valid dictionary",
+        "defaults.content_layers: [{'conv4_2': 1}]: a mapping of keys to values is needed",
     ),
     (
         "caffe without a file",
@@ -386,7 +386,10 @@ def test_rule_for_a_figure_looks_at_the_pictures_of_the_roles(changed: Any) -> N
             r"cast.night: \['coffee'\]: Input should be",
         ),
         (lambda p: p["cast"].update({"1": "coffee", 2: "ihc"}), r"cast.2: 2: YAML reads it as a n"),
-        (lambda p: p.update(cast=["coffee"]), r"cast: \['coffee'\]: Input should be a valid dict"),
+        (
+            lambda p: p.update(cast=["coffee"]),
+            r"cast: \['coffee'\]: a mapping of keys to values is",
+        ),
         (lambda p: p.pop("cast"), r"cast: is missing. Add it"),
         (lambda p: p.pop("figures"), r"figures: is missing. Add it"),
     ],

@@ -88,6 +88,7 @@ class FrozenFeatures(nn.Module):
         super().__init__()
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self.pooling, self.precision, self.tile = pooling, precision, tile
+        self._visits = self._all_visits = 0
         self.layers = layers_of(weights)
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
         for name in ("mean", "std"):
@@ -133,7 +134,7 @@ class FrozenFeatures(nn.Module):
         height, width = image.shape[-2:]
         tape = Tape(Collector(needs, context, (height, width), self.taps), [])
         stages, maps = divided(steps, (height, width), self.tile), image
-        # Each piece is visited on the way forward and on the way back.
+        # Each piece is visited on the way forward and on the way back, for ``report``.
         self._visits, self._all_visits = 0, 2 * sum(len(stage.pieces) for stage in stages)
         for stage in stages:
             output_size = whole_window(maps.shape[-2:]).pooled(stage.poolings).size
