@@ -38,7 +38,8 @@ def to_pixels(image: Tensor, bits: int) -> NDArray[Any]:
     pixels = np.empty((height, width, channels), np.uint8 if bits == 8 else np.uint16)
     for top in range(0, height, STRIP):  # a large image is not copied as float32
         strip = _levels(image.detach()[0, :, top : top + STRIP], bits)
-        pixels[top : top + STRIP] = strip.permute(1, 2, 0).cpu().numpy()
+        whole = strip.to(torch.uint8 if bits == 8 else torch.int32)
+        pixels[top : top + STRIP] = whole.permute(1, 2, 0).cpu().numpy()
     return pixels
 
 

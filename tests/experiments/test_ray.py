@@ -148,7 +148,7 @@ def test_command_that_was_killed_loses_only_what_it_was_computing(
     assert not (results[1] / "image.png").exists()
     project.change(lambda params: params["experiments"]["second"].update(evaluations=1))
     text = project.python(*command)
-    assert "1 experiments to compute" in text
+    assert "1 experiment to compute" in text
     assert "first: total loss" not in text
     assert "second: total loss" in text
     assert project.repro() == set()

@@ -108,7 +108,7 @@ def test_all_is_computed_but_what_fails_and_nothing_a_second_time(
     assert "the image did not move" in (project.folder / "reports/summary.md").read_text()
     project.change(lambda p: p["experiments"]["third"].update(first_step=0.01))
     text = run(project)
-    assert "1 experiments to compute" in text
+    assert "1 experiment to compute" in text
     assert "third: total loss" in text
     assert "Running stage 'stylize" not in text
     assert "to compute" not in run(project)
@@ -344,7 +344,7 @@ def test_results_of_a_runner_that_was_killed_count(tmp_path: Path, params: dict[
     project.dvc("repro", "plan")
     project.python("pipeline.stages.stylize", "first")
     text = run(project)
-    assert "1 experiments to compute" in text
+    assert "1 experiment to compute" in text
     assert "first: total loss" not in text
     assert project.repro() == set()
 

@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.imaging.tensors import resize, scaled_size, to_picture, to_tensor, white_noise
+from pipeline.imaging.tensors import (
+    STRIP,
+    resize,
+    scaled_size,
+    to_picture,
+    to_pixels,
+    to_tensor,
+    white_noise,
+)
 
 
 def test_picture_is_unchanged_by_the_conversion_to_a_tensor_and_back() -> None:
@@ -95,3 +103,15 @@ def test_noise_depends_on_its_seed_alone_and_has_its_level() -> None:
     assert first.min() >= 0.45
     assert first.max() <= 0.55
     assert first.std().item() == pytest.approx(0.1 / 12**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_image_that_is_not_a_number_is_a_picture_without_a_warning(bits: int) -> None:
+    image = torch.full((1, 3, STRIP + 2, 2), torch.nan)
+    assert to_pixels(image, bits).shape == (STRIP + 2, 2, 3)
+
+
+def test_pixels_of_all_strips_are_those_of_the_image() -> None:
+    image = torch.rand((1, 3, 2 * STRIP + 5, 3), generator=torch.Generator().manual_seed(0))
+    expected = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+    assert torch.equal(torch.from_numpy(to_pixels(image, 8)), expected)

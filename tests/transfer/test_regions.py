@@ -11,6 +11,7 @@ from pipeline.imaging.tensors import resize, to_tensor, white_noise
 from pipeline.losses import make_terms
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.layers import Context
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.weight_files import EMBEDDED, load_small
 from pipeline.optim.lbfgs import LBFGS
@@ -68,7 +69,9 @@ def test_each_region_has_its_own_style_and_not_the_other() -> None:
 
     def distance(image: Tensor, side: int, style: int) -> float:
         """Returns the mean over layers of the relative distance of Gram matrices."""
-        grams = features(image, {"gram_matrix@inside": LAYERS}, {"inside": half(side, MARGIN)})
+        grams = features(
+            image, {"gram_matrix@inside": LAYERS}, Context({"inside": half(side, MARGIN)})
+        )
         pairs = [(grams["gram_matrix@inside"][layer], targets[style][layer]) for layer in LAYERS]
         distances = [(gram - goal).square().sum() / goal.square().sum() for gram, goal in pairs]
         return float(torch.stack(distances).mean())
