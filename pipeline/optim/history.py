@@ -101,10 +101,10 @@ class GpuHistory(History):
 
 
 class CompactHistory(History):
-    """The same in rows of lower precision, or on the host while the parameter is on a GPU.
+    """A history whose pairs have a lower precision, or are on the host while a GPU computes.
 
     Everything is computed in the gradient's precision and on its device, part by part. The gradient
-    is kept as it is, since a rounded one would end the descent early.
+    itself is not rounded.
 
     Args:
         rows: (2 · slots, n), without the row for g.
@@ -124,7 +124,7 @@ class CompactHistory(History):
         return torch.cat([part.combine(coefficients) for part in self._parts()])
 
     def _parts(self) -> Iterator[History]:
-        """Yields the history of a part of the values after another."""
+        """Yields the histories of consecutive parts of the values, in the gradient's precision."""
         for start in range(0, len(self.gradient), PART):
             part = slice(start, start + PART)
             rows = self.rows[:, part].to(self.gradient)

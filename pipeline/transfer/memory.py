@@ -1,4 +1,4 @@
-"""Estimates the memory that a run needs at its peak, and refuses a run that does not fit.
+"""Estimates the memory of a run at its peak, chooses its tiles, and refuses what does not fit.
 
 The peak follows from the sizes of the feature maps, from what the extractor keeps of them for the
 backward pass, and from how many images L-BFGS stores.
@@ -32,8 +32,8 @@ MIB, GIB = 2**20, 2**30
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 RGB = 3
 IMAGES, TILED_IMAGES = 20, 10
-"""Images beside those of L-BFGS: pictures, start, parameter, gradient, best image, temporaries. The
-largest maps of a run without tiles leave fragments of the heap, which are counted among them."""
+"""Images beside those of L-BFGS: pictures, start, parameter, gradient, best image, temporaries.
+The second number is for a run in tiles; both were fitted to measured runs."""
 FIRST_IMAGES = 8
 """Those that are there while the style images are measured: pictures, start, temporaries."""
 READING = 3 + 2 * 3 * FLOAT32

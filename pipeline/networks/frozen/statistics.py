@@ -212,7 +212,7 @@ class Collector:
     def collect(self, kind: str, layer: str, maps: Tensor, piece: Piece, poolings: int) -> None:
         """Adds the share of a piece to a statistic.
 
-        ``maps`` are the layer's of the piece, which they have so many poolings from.
+        ``maps`` are the layer's maps of the piece, ``poolings`` after the input of its stage.
         """
         window, whole = piece.inner.pooled(poolings), self._whole(layer)
         if not window.area:
@@ -258,7 +258,7 @@ class Collector:
         return gradient
 
     def _share(self, kind: str, window: Window, whole: Window) -> float:
-        """Returns what the mean over a window counts in the whole; weights are shares already."""
+        """Returns the share of a window in the whole mean; 1 with weights, which contain it."""
         return 1.0 if self._guide(kind) else window.area / whole.area
 
     def _whole(self, layer: str) -> Window:
