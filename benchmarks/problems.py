@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import resource
 import statistics
 import tempfile
 import time
@@ -22,11 +25,13 @@ from pipeline.losses.objective import Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.rescaling import rescale, rescaling_means
+from pipeline.networks.shared_features import SharedFeatures
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
 from pipeline.runtime.device import find_precision
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.process_group import ALONE, ProcessGroup
 
 STYLE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 TERMS: dict[str, Any] = {
@@ -81,8 +86,13 @@ class Problem:
         range_weight: float = 0.0,
         division: int = 1,
         tile: int | None = None,
+        group: ProcessGroup = ALONE,
     ) -> Objective:
-        features = FrozenFeatures(getattr(self, network), "avg", precision, self.device, tile)
+        weights = getattr(self, network)
+        if group.size > 1:
+            features: FrozenFeatures = SharedFeatures(weights, "avg", precision, tile, group)
+        else:
+            features = FrozenFeatures(weights, "avg", precision, self.device, tile)
         images = dict(zip(("content", "style"), self.pictures(division), strict=True))
         return Objective(features, make_terms(TERMS | {"range_weight": range_weight}), images)
 
@@ -155,6 +165,23 @@ def operations(size: tuple[int, int]) -> float:
         if layer.name == STYLE[-1]:
             return total
     raise AssertionError
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Returns the bytes by which a function raises this process's peak memory, or the GPU's."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier must not be used again unseen
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    run()
+    status = Path("/proc/self/status").read_text()
+    high = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    return high * 1024 - before
 
 
 def seconds(run: Callable[[], object]) -> float:

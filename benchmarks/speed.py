@@ -11,11 +11,9 @@ measured keeps its earlier figures, and so do the parts loss-… at other sizes.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +34,7 @@ from benchmarks.problems import (
     Problem,
     in_turns,
     operations,
+    peak_bytes,
     precisions,
 )
 from benchmarks.repro import REPOSITORY, whole_pipeline
@@ -96,19 +95,12 @@ def peak(name: str, edge: int, weights: str | None) -> float:
     """Returns the MiB by which two evaluations raise this process's peak memory."""
     problem = Problem(weights, edge)
     run = problem.evaluations()[name]
-    if problem.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+
+    def twice() -> None:
         run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier must not be used again unseen
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    run()
-    run()
-    status = Path("/proc/self/status").read_text()
-    high = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
-    return (high * 1024 - before) / 2**20
+        run()
+
+    return peak_bytes(twice) / 2**20
 
 
 def whole_run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

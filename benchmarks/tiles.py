@@ -9,20 +9,17 @@ machines. Alternatives run in turns in one process; memory is measured in a proc
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
-from benchmarks.problems import KIND, TERMS, Problem, in_turns, precisions
+from benchmarks.problems import KIND, TERMS, Problem, in_turns, peak_bytes, precisions
 from benchmarks.repro import REPOSITORY
 from benchmarks.speed import hardware
 from pipeline.errors import command_line
@@ -33,6 +30,7 @@ from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.optim.image_variable import to_image, to_variable, variable_scale
 from pipeline.optim.lbfgs import LBFGS
+from pipeline.runtime.process_group import ALONE, process_group
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / f"tiles{KIND}.json"
 NETWORKS = "small", "vgg"
@@ -41,6 +39,7 @@ COST_EDGES = {1024: 3, 2048: 1}
 """Edges of square images, and how often an evaluation is timed there."""
 MEMORY_EDGES = 1024, 2048, 4096
 LARGE_EDGE = 8192
+DEVICES_EDGE, DEVICES_TILE = 2048, 512
 HISTORY_EDGE, HISTORY_EVALUATIONS, RANGE_WEIGHT = 256, (25, 50, 100, 200), 1000.0
 
 
@@ -101,31 +100,58 @@ def peak(weights: str | None, network: str, precision: Any, edge: int, tile: int
         getattr(problem, network), "avg", precision, problem.device, tile or None
     )
     problem.size = edge, edge
-    on_gpu = problem.device.type == "cuda"
-    gc.collect()
-    before = torch.cuda.memory_allocated() if on_gpu else psutil.Process().memory_info().rss
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     generator = torch.Generator(problem.device).manual_seed(0)
     noise = partial(torch.rand, (1, 3, edge, edge), generator=generator, device=problem.device)
-    images = {"content": noise(), "style": noise()}
-    objective = Objective(features, make_terms(TERMS), images)
-    image = noise().requires_grad_()
-    begin = time.perf_counter()
-    losses = objective(image)
-    losses[MINIMISED].backward()
-    problem.wait()
-    seconds = time.perf_counter() - begin
-    if on_gpu:
-        high = torch.cuda.max_memory_allocated()
-    else:
-        status = Path("/proc/self/status").read_text()
-        line = next(each for each in status.splitlines() if each.startswith("VmHWM"))
-        high = 1024 * int(line.split()[1])
+    seconds, loss = 0.0, 0.0
+
+    def run() -> None:
+        nonlocal seconds, loss
+        objective = Objective(features, make_terms(TERMS), {"content": noise(), "style": noise()})
+        image = noise().requires_grad_()
+        begin = time.perf_counter()
+        losses = objective(image)
+        losses[MINIMISED].backward()
+        problem.wait()
+        seconds, loss = time.perf_counter() - begin, float(losses["total"].detach())
+
+    high = peak_bytes(run)
     row = {"network": network, "precision": precision, "edge": edge, "tile": tile or None}
-    return {**row, "bytes": high - before, "seconds": seconds, "loss": float(losses["total"])}
+    return {**row, "bytes": high, "seconds": seconds, "loss": loss}
+
+
+def devices(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures an evaluation and a step in tiles, by one process and by several.
+
+    On GPUs by one for each; on a CPU by two, each with half of the threads.
+    """
+    rows, threads = [], torch.get_num_threads()
+    problem = Problem(arguments.weights, DEVICES_EDGE, DEVICES_EDGE)
+    count = max(2, torch.cuda.device_count())
+    with process_group(count, problem.device) as group:
+        for network in NETWORKS:
+            for precision in precisions():
+                runs: dict[str, Callable[[], object]] = {}
+                for each in (ALONE, group):
+                    objective = problem.ours(precision, network, tile=DEVICES_TILE, group=each)
+                    own = max(1, threads // each.size) if problem.device.type == "cpu" else threads
+                    variable = torch.nn.Parameter(problem.content.clone())
+                    optimizer = LBFGS(variable, history_size=10, group=each)
+                    runs[f"evaluation by {each.size}"] = partial(
+                        _with_threads, own, partial(problem.gradient, partial(_total, objective))
+                    )
+                    variable.grad = torch.rand_like(variable)
+                    runs[f"step by {each.size}"] = partial(
+                        _with_threads, own, partial(optimizer.step, lambda: torch.ones(()))
+                    )
+                row = {"edge": DEVICES_EDGE, "tile": DEVICES_TILE, "network": network}
+                rows.append({**row, "precision": precision, "seconds": in_turns(runs, 3)})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def _with_threads(threads: int, run: Callable[[], object]) -> None:
+    torch.set_num_threads(threads)
+    run()
 
 
 def history(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -165,6 +191,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "cost": cost,
     "memory": memory,
     "large": large,
+    "devices": devices,
     "history": history,
 }
 

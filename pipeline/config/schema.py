@@ -101,6 +101,7 @@ class RunSettings(Section):
     # A multiple of ``networks.frozen.stages.GRID``.
     tile: Literal["auto"] | Annotated[int, Field(ge=16, le=16384, multiple_of=16)] | None = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     deterministic: bool = True
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
@@ -197,12 +198,18 @@ class Experiment(Settings):
     def _check_controls_fit(self) -> Self:
         if self.resampling == "pillow-2.6" and self.antialias:
             raise ValueError("resampling pillow-2.6 does not antialias. Set antialias: false")
-        if isinstance(self.tile, int):
+        if self.devices > 1 and self.tile is None:
+            raise ValueError(
+                f"the tiles are what {self.devices} devices divide, and tile is null. Set tile to "
+                "auto or pixels, or devices to 1"
+            )
+        if isinstance(self.tile, int) or self.devices > 1:
             for term in self.terms():
                 if not term.tileable:
+                    without = "devices to 1" if self.devices > 1 else "tile to null or auto"
                     raise ValueError(
                         f"{term.name} needs the positions of the whole image at once, and not tile "
-                        f"by tile. Set tile to null or auto, or {term.weight_key} to 0"
+                        f"by tile. Set {without}, or {term.weight_key} to 0"
                     )
         # Also those of weight 0, whose losses are recorded.
         terms = [term for term in self.terms() if "style" in term.image_roles]

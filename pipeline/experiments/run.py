@@ -21,6 +21,7 @@ from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, provenance, settings_text
 from pipeline.records.status import recording_failure
 from pipeline.records.tracking import tracked_run, wandb_image
+from pipeline.runtime.process_group import process_group
 from pipeline.transfer.build import content_alpha, developed, read_inputs
 from pipeline.transfer.callbacks import ReportProgress
 from pipeline.transfer.checkpointing import best_image
@@ -69,6 +70,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
     root = paths.shared_root()
     with (
         run.checkpoints.reserved(),
+        process_group(settings.devices, run.device) as group,
         tracked_run(
             options.tracking,
             root=root,
@@ -86,7 +88,9 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
     ):
         logger = WandbLogger(experiment=tracked)
         try:
-            result = PhasedRun(run, logger, options.checkpoints.every, report, tiles).optimise()
+            result = PhasedRun(
+                run, logger, options.checkpoints.every, report, tiles, group
+            ).optimise()
         except SystemExit:
             if picture:
                 _write_best_image(run, picture)

@@ -68,8 +68,12 @@ class History:
     def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
         """Adds the direction, multiplied in place by ``length``, to the values; stores it as s."""
         step = direction.mul_(length)
-        self._write(0, step)
+        self.write_step(step)
         values.add_(step)
+
+    def write_step(self, step: Tensor) -> None:
+        """Stores a step as s."""
+        self._write(0, step)
 
     def _write(self, first_row: int, vector: Tensor) -> None:
         """Copies a vector into the row of the slot, counted from ``first_row``."""

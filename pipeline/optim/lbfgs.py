@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
+from pipeline.optim.divided_history import DividedHistory
 from pipeline.optim.history import CompactHistory, GpuHistory, History
 from pipeline.optim.inverse_hessian import InverseHessian
 from pipeline.runtime.cuda_graphs import cuda_graph
+from pipeline.runtime.process_group import ALONE, ProcessGroup
 from pipeline.runtime.summation import total
 
 Scaling = Literal["newest", "mean"]
@@ -61,6 +63,7 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_grad: no step is taken if no part of the gradient is above it.
         tolerance_change: no step is taken if gᵀd along the direction d is above its negative.
         line_search_fn: None, or ``strong_wolfe`` with at most ``max_eval`` evaluations a step.
+        group: the processes among which the pairs are divided.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class LBFGS(torch.optim.Optimizer):
         tolerance_change: float = 0.0,
         line_search_fn: str | None = None,
         max_eval: int = 25,
+        group: ProcessGroup = ALONE,
     ) -> None:
         options = {
             "largest_step": largest_step,
@@ -91,10 +95,11 @@ class LBFGS(torch.optim.Optimizer):
             "max_eval": max_eval,
         }
         super().__init__([parameter], options)
-        self.parameter = parameter
+        self.parameter, self.group = parameter, group
         compact = history_precision == "bf16" or (history_on_host and not parameter.is_cpu)
         self._compact = compact
-        self.capture = cuda_graph if parameter.is_cuda and not compact else None
+        alone = group.size == 1
+        self.capture = cuda_graph if parameter.is_cuda and not compact and alone else None
         self._history: History | None = None
         self._loss = torch.zeros((), dtype=parameter.dtype, device=parameter.device)
         self._steps_before_capture = STEPS_BEFORE_CAPTURE
@@ -137,13 +142,16 @@ class LBFGS(torch.optim.Optimizer):
         if not state:
             rows, count = 2 * (history_size + 1), self.parameter.numel()
             device = self.parameter.device
-            if self._compact:
+            state["outcome"] = torch.zeros((), dtype=torch.int64, device=device)
+            state.update(InverseHessian.without_pairs(history_size, device)._asdict())
+            if self.group.size > 1:
+                divided = self._history = self._divided_history(state["slot"])
+                state["rows"], state["gradient"] = divided.rows, divided.gradient
+            elif self._compact:
                 state["rows"] = torch.zeros((rows, count), dtype=self._dtype, device=self._device)
                 state["gradient"] = self.parameter.new_zeros(count)
             else:
                 state["rows"] = self.parameter.new_zeros((rows + 1, count))
-            state["outcome"] = torch.zeros((), dtype=torch.int64, device=device)
-            state.update(InverseHessian.without_pairs(history_size, device)._asdict())
         if self._history is None or self._history.rows is not state["rows"]:
             if self._compact:
                 self._history = CompactHistory(state["rows"], state["slot"], state["gradient"])
@@ -151,6 +159,11 @@ class LBFGS(torch.optim.Optimizer):
                 kind = GpuHistory if self.capture else History
                 self._history = kind(state["rows"], state["slot"])
         return self._history
+
+    def _divided_history(self, slot: Tensor) -> DividedHistory:
+        slots = self.param_groups[0]["history_size"] + 1
+        on_host = self._device != self.parameter.device
+        return DividedHistory(self.group, self.parameter, slot, slots, self._dtype, on_host)
 
     @property
     def reason_not_moved(self) -> str:
@@ -162,14 +175,26 @@ class LBFGS(torch.optim.Optimizer):
             return "no direction gains more than lbfgs.tolerance_change"
         return REASONS[outcome]
 
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        if isinstance(self._history, DividedHistory):
+            rows = self._history.whole_rows()
+            saved["state"] = {key: {**each, "rows": rows} for key, each in saved["state"].items()}
+        return saved
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # torch would convert the whole state to the parameter's dtype and device.
         super().load_state_dict({**state_dict, "state": {}})
         self._history, self._captured_for = None, {}
         for saved in state_dict["state"].values():
+            state = self.state[self.parameter]
             for name, value in saved.items():
                 device = self._device if name == "rows" else self.parameter.device
-                self.state[self.parameter][name] = value.to(device, copy=True)
+                state[name] = value.to(device, copy=True)
+            if self.group.size > 1:
+                divided = self._history = self._divided_history(state["slot"])
+                divided.load(saved["rows"], saved["gradient"])
+                state["rows"], state["gradient"] = divided.rows, divided.gradient
 
     def _move_by_graph(self) -> None:
         """Takes a step by replaying a CUDA graph, or kernel by kernel if capture fails."""

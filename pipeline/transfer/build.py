@@ -25,9 +25,11 @@ from pipeline.losses.styles import Mask, StyleTerm
 from pipeline.losses.term import merged_needs
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS, needed_layers
+from pipeline.networks.shared_features import SharedFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.process_group import ALONE, ProcessGroup
 
 
 class Inputs(NamedTuple):
@@ -168,16 +170,21 @@ def build_objective(
     device: torch.device,
     precision: Precision,
     tile: int | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Objective:
     """Returns the total loss of an experiment, with its targets, on a device.
 
     ``network`` is the file of weights that the stage backbone wrote. Only the layers down to the
-    deepest that a loss term needs are used. ``tile`` is as for ``FrozenFeatures``.
+    deepest that a loss term needs are used. ``tile`` and ``group`` are as for ``FrozenFeatures``;
+    without a tile there is nothing to divide, and the leader computes alone.
     """
     terms = settings.terms()
     weights, pooling = load_backbone(network)
     weights = down_to(weights, needed_layers(merged_needs(terms)))
     images = {role: image.to(device) for role, image in inputs.images.items()}
     view = to_grey if settings.colour == "luminance" else None
-    features = FrozenFeatures(weights, pooling, precision, device, tile)
+    if tile is None or group.size == 1:
+        features = FrozenFeatures(weights, pooling, precision, device, tile)
+    else:
+        features = SharedFeatures(weights, pooling, precision, tile, group)
     return Objective(features, terms, images, view)

@@ -181,7 +181,7 @@ class Progress(pl.Callback):
             whole = module.run.evaluations - (share > 1 / 2)
             self.report(self.title, whole + share, self.budget, loss)
 
-        module.objective.features.report = report
+        module.objective.features.watchers["progress"] = report
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if module.run.iterations % CHECK_INTERVAL == 0:

@@ -43,6 +43,26 @@ class Checkpointing(pl.Callback):
             raise KeyboardInterrupt
         self.interrupted = True
 
+    def on_train_batch_start(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
+        """Makes an evaluation in tiles, which may take minutes, end after a tile if asked to."""
+        run, features = module.run, module.objective.features
+        if not run.tile or features.group.size > 1:  # the others would wait for this process
+            return
+        counts = run.evaluations, run.float32_evaluations
+
+        def watch(share: float) -> None:
+            # Later evaluations of a line search have moved the image. An evaluation is counted
+            # between its way forward and its way back.
+            if run.evaluations != counts[0] + (share > 1 / 2):
+                return
+            if self.interrupted or trainer.received_sigterm:
+                run.evaluations, run.float32_evaluations = counts
+                self.save(trainer, module)
+                self._raise_interrupt()
+                raise SIGTERMException
+
+        features.watchers["checkpointing"] = watch
+
     def on_train_batch_end(self, trainer: pl.Trainer, module: StyleTransfer, *_: Any) -> None:
         if self.interrupted or time.monotonic() >= self.next_save:
             self.save(trainer, module)
@@ -51,7 +71,7 @@ class Checkpointing(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, module: StyleTransfer, error: BaseException
     ) -> None:
-        # Lightning raises SIGTERMException between two steps, where the run can be saved.
+        # It is raised where the run can be saved: by Lightning between two steps, or by ``watch``.
         if isinstance(error, SIGTERMException):
             self.save(trainer, module)
         # Another exception must not hide that the process was asked to end.

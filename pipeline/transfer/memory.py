@@ -65,6 +65,8 @@ class Demand(NamedTuple):
         original: pixels of the larger picture as it is read.
         reserved: what the device's allocator takes per byte that a run asks for.
         tile: edge in pixels of the pieces that the image is computed in, or None.
+        devices: processes that compute it, among which the pairs of L-BFGS are divided.
+        on_one_memory: whether all of them take it of the same memory, as on a CPU.
     """
 
     size: tuple[int, int]
@@ -82,6 +84,8 @@ class Demand(NamedTuple):
     original: int = 0
     reserved: float = 1.0
     tile: int | None = None
+    devices: int = 1
+    on_one_memory: bool = False
 
     def reduced(self, factor: float) -> Demand:
         """Returns the demand with all images' edges multiplied by ``factor``, rounded down."""
@@ -95,7 +99,8 @@ class Demand(NamedTuple):
 def estimate(demand: Demand) -> int:
     """Returns the bytes that a run adds at its peak to what its process has before."""
     image = RGB * FLOAT32 * demand.size[0] * demand.size[1]
-    history = (2 * (demand.history_size + 1) * demand.history_bytes + FLOAT32) * image // FLOAT32
+    pairs = 2 * (demand.history_size + 1) * demand.history_bytes * image // FLOAT32
+    history = pairs // demand.devices + image
     # Each style image but the first, which is among the images, and its two masks.
     styles = sum(
         FLOAT32 * (math.prod(demand.size) + (RGB + 1) * math.prod(size))
@@ -118,6 +123,7 @@ def estimate(demand: Demand) -> int:
         ),
     )
     run = _weight_bytes(demand) + styles + (1 + second) * targets + max(evaluations)
+    run *= demand.devices if demand.on_one_memory else 1
     return max(int(demand.reserved * run), READING * demand.original) + HEAP
 
 
@@ -189,7 +195,8 @@ def _piece_bytes(
         positions = height * width
         added += channels * positions * KEPT_BYTES[step.kept]
         for kind in step.statistics:  # and its target
-            added += (1 if of_style else 2) * statistic(kind).size(channels, positions) * FLOAT32
+            values = math.prod(statistic(kind).shape(channels, height, width))
+            added += (1 if of_style else 2) * values * FLOAT32
         temporaries = demand.temporaries.get(step.layer, ())
         if of_style:
             largest = max(largest, max(temporaries, default=0) * channels * positions)
@@ -238,6 +245,8 @@ def demands(settings: Experiment, device: torch.device, precision: Precision) ->
                 original=original,
                 reserved=reserved,
                 tile=None if settings.tile == "auto" else settings.tile,
+                devices=settings.devices,
+                on_one_memory=device.type == "cpu",
             )
         )
     return found
@@ -254,6 +263,8 @@ def choose_tiles(
 ) -> dict[str, int | None]:
     """Returns {phase: the edge of its tiles, or None}: with ``tile: auto`` the largest that fits.
 
+    Several devices take the largest that has a tile for each of them in each stage.
+
     Raises:
         UserError: a phase takes more memory than the device has free.
     """
@@ -266,11 +277,19 @@ def choose_tiles(
     ):
         edge = max(demand.size) if settings.size_edge == "long" else min(demand.size)
         tiled = [demand._replace(tile=tile or demand.tile) for tile in choices]
+        if settings.devices > 1:
+            tiled = [each for each in tiled if _occupies_all(each)] or tiled
         fitting = [each for each in tiled if estimate(each) <= free]
         tiles[phase.name] = fitting[0].tile if fitting else None
         if not fitting:
             check_fits(tiled[-1], free, edge)
     return tiles
+
+
+def _occupies_all(demand: Demand) -> bool:
+    """Returns whether each device has a tile in each stage."""
+    stages = divided(forward_steps(list(demand.channels), demand.needs), demand.size, demand.tile)
+    return min(len(stage.pieces) for stage in stages) >= demand.devices
 
 
 def check_fits(demand: Demand, free: int, edge: int) -> None:

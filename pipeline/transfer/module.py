@@ -142,7 +142,7 @@ class StyleTransfer(pl.LightningModule):
 
     def configure_optimizers(self) -> LBFGS:
         """Returns L-BFGS, one iteration a step: Lightning's ``global_step`` is an iteration."""
-        optimizer = LBFGS(self.pixels, **self.lbfgs)
+        optimizer = LBFGS(self.pixels, group=self.objective.features.group, **self.lbfgs)
         if self.optimizer_state:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None

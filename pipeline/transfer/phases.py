@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.imaging.tensors import to_picture, to_size
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.records.identity import Run
+from pipeline.runtime.process_group import ALONE, ProcessGroup
 from pipeline.transfer.build import (
     Inputs,
     build_objective,
@@ -74,6 +75,7 @@ class PhasedRun:
     Args:
         every: the least time between two checkpoints, in seconds.
         tiles: {phase: the edge of its tiles}; a phase without is not tiled.
+        group: the processes that compute the tiles.
     """
 
     def __init__(
@@ -83,9 +85,10 @@ class PhasedRun:
         every: float,
         report: ReportProgress,
         tiles: Mapping[str, int | None] = MappingProxyType({}),
+        group: ProcessGroup = ALONE,
     ) -> None:
         self.run, self.logger, self.every, self.report = run, logger, every, report
-        self.tiles = tiles
+        self.tiles, self.group = tiles, group
         self.name, self.settings = run.plan.experiment, run.plan.settings
         self.folder = paths.EXPERIMENTS / self.name
         self.state = RunState(torch.empty(0))  # replaced by that of the first phase
@@ -134,7 +137,15 @@ class PhasedRun:
     def _optimise_phase(self, phase: Phase, inputs: Inputs, saved: dict[str, Any] | None) -> Result:
         """Runs a phase; a divergence makes it go on once from the best image by shorter steps."""
         device, settings, state = self.run.device, self.settings, self.state
-        build = partial(build_objective, settings, phase.network, inputs, device, tile=state.tile)
+        build = partial(
+            build_objective,
+            settings,
+            phase.network,
+            inputs,
+            device,
+            tile=state.tile,
+            group=self.group,
+        )
         exact: Callable[[], Objective] = cache(partial(build, "float32"))
         precision = saved["precision"] if saved else self.run.precision
         objective = exact() if precision == "float32" else build(precision)

@@ -12,7 +12,7 @@ from pipeline.losses.feature_terms.content import squared_distance
 from pipeline.losses.feature_terms.style import gram_matrix
 from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.frozen.statistics import STATISTICS, Statistics, statistic
-from pipeline.networks.layers import Context
+from pipeline.networks.layers import LAYERS, Context
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features, layers_of
 
@@ -155,9 +155,9 @@ def test_statistics_are_float32_in_every_precision(
     for kind, values in statistics.items():
         for name, value in values.items():
             assert value.dtype == torch.float32
-            positions = value[0, 0].numel() if kind == "features" else 1
-            channels = len(weights[f"{name}.bias"])
-            assert value.numel() == statistic(kind).size(channels, positions)
+            block, channels = LAYERS[name].block, len(weights[f"{name}.bias"])
+            height, width = (edge >> (block - 1) for edge in IMAGE.shape[-2:])
+            assert value.shape == statistic(kind).shape(channels, height, width)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -14,9 +14,11 @@ from torch import Tensor
 from pipeline.losses.evaluator import RecordedObjective, fastest_evaluation
 from pipeline.losses.objective import MINIMISED, Objective
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.shared_features import SharedFeatures
 from pipeline.networks.vgg import down_to
 from pipeline.optim.lbfgs import LBFGS
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.process_group import process_group
 from pipeline.transfer.callbacks import HISTORY_FILE, History, Refinement
 from pipeline.transfer.convergence import Convergence
 from pipeline.transfer.module import StyleTransfer, fit
@@ -204,3 +206,26 @@ def test_lbfgs_on_a_gpu_continues_from_a_saved_state_to_the_bit(
     other.load_state_dict(optimizer.state_dict())
     descend(resumed, other, 9)
     assert torch.equal(resumed, whole)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA GPUs")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_two_gpus_have_the_loss_and_the_gradient_of_one(
+    precision: Precision, weights: dict[str, Tensor]
+) -> None:
+    layers = ["conv1_1", "conv3_1", "conv4_1"]
+    needs = {"gram_matrix": layers, "mean_and_gram_matrix": layers}
+    image = torch.rand((1, 3, 192, 320), generator=torch.Generator().manual_seed(0)).cuda()
+    results = []
+    with process_group(2, torch.device("cuda")) as group:
+        shared = SharedFeatures(weights, "avg", precision, 64, group)
+        for features in (shared, FrozenFeatures(weights, "avg", precision, "cuda", 64)):
+            variable = image.clone().requires_grad_()
+            statistics = features(variable, needs)
+            values = (value for each in statistics.values() for value in each.values())
+            loss = torch.stack([value.square().sum() for value in values])
+            results.append((loss.detach(), *torch.autograd.grad(loss.sum(), variable)))
+    (losses, gradient), (expected, expected_gradient) = results
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
+    cosine = torch.cosine_similarity(gradient.flatten(), expected_gradient.flatten(), dim=0)
+    assert cosine > (0.999 if precision == "bf16" else 1 - 1e-5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,25 @@ from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
 from pipeline.experiments.run import run_experiment
 from pipeline.imaging.picture_files import read_picture
+from pipeline.transfer.callbacks import ReportProgress
 
 
-def run(weights_file: Path, **settings: Any) -> list[tuple[float, float]]:
+def run(
+    weights_file: Path, watch: ReportProgress = lambda *_: None, **settings: Any
+) -> list[tuple[float, float]]:
     """Runs the experiment ``first``, and returns the evaluations and losses that it reported."""
     params: Any = tiny_params(weights_file)
     params["defaults"] |= {"size": 48, "evaluations": 12, "init": "content", **settings}
-    params |= {"tracking": {"mode": "disabled"}}
+    params |= {"tracking": {"mode": "disabled"}, "checkpoints": {"every": 0}}
     write_params(Path(), params)
     reports: list[tuple[float, float]] = []
     options = read_params().run_options("first")
-    run_experiment(
-        read_plan("first"), options, lambda _, done, __, loss: reports.append((done, loss))
-    )
+
+    def report(title: str, done: float, budget: int, loss: float) -> None:
+        reports.append((done, loss))
+        watch(title, done, budget, loss)
+
+    run_experiment(read_plan("first"), options, report)
     return reports
 
 
@@ -70,3 +78,32 @@ def test_small_image_and_auto_have_no_tiles(prepared: Path, weights_file: Path) 
 def test_term_that_cannot_be_tiled_is_named(term: str, prepared: Path, weights_file: Path) -> None:
     with pytest.raises(UserError, match=rf"{term} needs the positions of the whole image at once"):
         run(weights_file, tile=16, **{f"{term}_weight": 1.0})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("share", [0.2, 0.8])  # of the way: forward, back
+def test_run_ends_within_an_evaluation_if_asked_to_and_goes_on(
+    number: signal.Signals,
+    share: float,
+    prepared: Path,
+    weights_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(weights_file, tile=16)
+    expected, losses = picture(), history("first")
+    seen: list[float] = []
+
+    def interrupt(_: str, done: float, *__: Any) -> None:
+        if done >= 5 + share:
+            seen.append(done)
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as ended:
+        run(weights_file, interrupt, tile=16)
+    assert ended.value.code == 128 + number
+    assert len(seen) == 1
+    capsys.readouterr()
+    run(weights_file, tile=16)
+    assert "goes on after evaluation 5" in capsys.readouterr().out
+    assert np.array_equal(picture(), expected)
+    assert history("first") == losses

@@ -126,7 +126,9 @@ class RayExecutor:
         self._gpu = _ask_nodes(self._checkpoints)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         counts = {kind: [node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU", "memory")}
-        self._most_cpus, self._most_memory = max(counts["CPU"]), max(counts["memory"])
+        self._most_cpus, self._most_gpus, self._most_memory = (
+            max(each) for each in counts.values()
+        )
         # A process keeps the GPU that it computed on first, so one that could get another of its
         # node's is not used twice, which is Ray's own rule. 0 is without a limit.
         max_calls = int(max(counts["GPU"]) > 1)
@@ -181,9 +183,9 @@ class RayExecutor:
 
         A run that does not fit there refuses, with the size that would. Nodes may all join later.
         """
-        cpus = settings.threads or 1
+        cpus = max(settings.threads or 1, settings.devices)
         if self._gpu and settings.device != "cpu":
-            beside = {"num_gpus": share_of_gpu(settings, self._gpu)}
+            beside = {"num_gpus": min(share_of_gpu(settings, self._gpu), self._most_gpus)}
         else:
             memory = memory_on_cpu(settings)
             beside = {"memory": min(memory, self._most_memory or memory)}

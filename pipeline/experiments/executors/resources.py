@@ -34,7 +34,8 @@ class Gpu(NamedTuple):
 def count_workers(plans: Collection[Plan]) -> int:
     """Returns how many of the experiments the cores and the memory of their device have room for.
 
-    Experiments on different devices, or on one that cannot be shared, run one after another.
+    Experiments on different devices, on several, or on one that cannot be shared run one after
+    another.
     """
     if len(plans) == 1:
         return 1
@@ -51,6 +52,8 @@ def count_workers(plans: Collection[Plan]) -> int:
     )
     threads = max(plan.settings.threads or 1 for plan in plans)
     most, beside = count_cores() // threads, WORKER_MEMORY
+    if max(plan.settings.devices for plan in plans) > 1:
+        return 1
     if device.type == "cuda":
         most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
     return max(1, min(most, available(device) // (needed + beside)))
@@ -72,8 +75,11 @@ def memory_on_cpu(settings: Experiment) -> int:
 
 
 def share_of_gpu(settings: Experiment, gpu: Gpu) -> float:
-    """Returns the share of a GPU, from 0 to 1, that an experiment takes by its memory."""
+    """Returns the share of a GPU that an experiment takes by its memory, or how many it needs."""
     import torch
+
+    if settings.devices > 1:
+        return float(settings.devices)
 
     precision = gpu.precision if settings.precision == "auto" else settings.precision
     needed = _needed(settings, torch.device("cuda"), precision) + GPU_WORKER_MEMORY

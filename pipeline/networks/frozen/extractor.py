@@ -22,6 +22,7 @@ from pipeline.networks.frozen.windows import Piece, whole_window
 from pipeline.networks.layers import NO_CONTEXT, Context, Needs, needed_layers
 from pipeline.networks.vgg import check_size, layers_of
 from pipeline.runtime.precision import Precision
+from pipeline.runtime.process_group import ALONE, ProcessGroup
 
 
 class Record(NamedTuple):
@@ -51,10 +52,12 @@ class Tape(NamedTuple):
     """What the backward pass needs of a forward pass, and consumes.
 
     Attributes:
+        group: the processes among which the pieces were divided.
         stages: of each its input, and what is kept of its piece if it has only one.
     """
 
     collector: Collector
+    group: ProcessGroup
     stages: list[tuple[Stage, Tensor, PieceTape | None]]
 
 
@@ -70,12 +73,15 @@ class FrozenFeatures(nn.Module):
         device: where it computes, and what its convolutions are chosen for.
         tile: edge in pixels of the pieces in which larger images are computed, a multiple of
             ``stages.GRID``; None: all images are computed whole.
+        group: the processes among which the pieces are divided. Of an image that is computed in
+            pieces, each of them calls ``collect`` and ``pull_back``, and gets the same results.
     """
 
     mean: Tensor
     std: Tensor
-    report: Callable[[float], None] | None = None
-    """Is called after each piece of an image with the share of its evaluation that is done."""
+    watchers: dict[str, Callable[[float], None]]
+    """{who: is called after each piece of an image with the share of its evaluation that is done}.
+    """
 
     def __init__(
         self,
@@ -84,12 +90,14 @@ class FrozenFeatures(nn.Module):
         precision: Precision = "float32",
         device: torch.device | str = "cpu",
         tile: int | None = None,
+        group: ProcessGroup = ALONE,
     ) -> None:
         super().__init__()
         weights = {name: tensor.to(device) for name, tensor in weights.items()}
-        self.pooling, self.precision, self.tile = pooling, precision, tile
-        self._visits = self._all_visits = 0
+        self.pooling, self.precision, self.tile, self.group = pooling, precision, tile, group
+        self.watchers, self._visits, self._all_visits = {}, 0, 0
         self.layers = layers_of(weights)
+        self.channels = {name: len(weights[f"{name}.bias"]) for name in self.layers}
         self.dtype = torch.bfloat16 if precision == "bf16" else weights["mean"].dtype
         for name in ("mean", "std"):
             self.register_buffer(name, weights[name].view(1, 3, 1, 1), persistent=False)
@@ -121,6 +129,10 @@ class FrozenFeatures(nn.Module):
                     values[layer] = statistic(kind).apply_tap(values[layer], tap)
         return statistics
 
+    def divides(self, image: Tensor) -> bool:
+        """Returns whether an image is computed in pieces."""
+        return self.tile is not None and max(image.shape[-2:]) > self.tile
+
     @torch.no_grad()
     def collect(
         self, image: Tensor, needs: Needs, context: Context = NO_CONTEXT
@@ -132,23 +144,30 @@ class FrozenFeatures(nn.Module):
         steps = forward_steps(self.layers, needs, self.dtype)
         check_size(image, needed_layers(needs))
         height, width = image.shape[-2:]
-        tape = Tape(Collector(needs, context, (height, width), self.taps), [])
+        group = self.group if self.divides(image) else ALONE
+        tape = Tape(Collector(needs, context, (height, width), self.taps), group, [])
         stages, maps = divided(steps, (height, width), self.tile), image
-        # Each piece is visited on the way forward and on the way back, for ``report``.
-        self._visits, self._all_visits = 0, 2 * sum(len(stage.pieces) for stage in stages)
+        # Each piece is visited on the way forward and on the way back, for the watchers.
+        self._visits = 0
+        self._all_visits = 2 * sum(len(group.share(stage.pieces)) for stage in stages)
         for stage in stages:
             output_size = whole_window(maps.shape[-2:]).pooled(stage.poolings).size
             output: Tensor | None = None
             kept: PieceTape | None = None
-            for piece in stage.pieces:
+            for piece in group.share(stage.pieces):
                 kept = None  # freed before the next one
                 kept = self._forward(maps, stage, piece, tape.collector)
                 if kept.output is not None:
                     inner = piece.inner_of(kept.output, stage.poolings)
-                    output = piece.inner.pooled(stage.poolings).place(inner, output, output_size)
+                    output = piece.inner.pooled(stage.poolings).add(inner, output, output_size)
                 self._count_visit()
             tape.stages.append((stage, maps, kept if len(stage.pieces) == 1 else None))
-            maps = maps if output is None else output
+            if stage.ends_pooled:
+                channels = self.channels[stage.steps[-1].layer]
+                shape = torch.Size((1, channels, *output_size))
+                maps = self._added_up(group, output, shape, self.dtype)
+        if group.size > 1:
+            tape.collector.add_up(group, self.channels, self.mean)
         return tape.collector.statistics, tape
 
     @torch.no_grad()
@@ -161,20 +180,31 @@ class FrozenFeatures(nn.Module):
         while tape.stages:
             stage, maps, kept = tape.stages.pop()
             of_output, gradient = gradient, None
-            for piece in stage.pieces:
+            for piece in tape.group.share(stage.pieces):
                 if kept is None:
                     kept = self._forward(maps, stage, piece)
                 pulled = self._backward(kept, stage, piece, tape.collector, gradients, of_output)
                 gradient = piece.outer.add(pulled, gradient, maps.shape[-2:])
                 kept = None
                 self._count_visit()
+            gradient = self._added_up(tape.group, gradient, maps.shape, maps.dtype)
         assert gradient is not None, "the tape is empty"
         return gradient
 
+    def _added_up(
+        self, group: ProcessGroup, maps: Tensor | None, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
+        """Returns the sum of the maps that the processes have; one without has zeros."""
+        if maps is None:
+            maps = torch.zeros(shape, dtype=dtype, device=self.mean.device)
+        if group.size > 1:
+            maps = group.add_up(maps.contiguous(memory_format=torch.channels_last))
+        return maps
+
     def _count_visit(self) -> None:
         self._visits += 1
-        if self.report is not None:
-            self.report(self._visits / self._all_visits)
+        for watch in self.watchers.values():
+            watch(self._visits / self._all_visits)
 
     def _forward(
         self, maps: Tensor, stage: Stage, piece: Piece, collector: Collector | None = None

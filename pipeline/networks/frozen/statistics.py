@@ -20,6 +20,7 @@ from pipeline.networks.frozen.gram_matrix import (
 )
 from pipeline.networks.frozen.windows import Piece, Window, whole_window
 from pipeline.networks.layers import LAYERS, Context, Needs
+from pipeline.runtime.process_group import ProcessGroup
 from pipeline.runtime.summation import total
 
 Statistics = dict[str, dict[str, Tensor]]
@@ -62,8 +63,8 @@ class Statistic(Protocol):
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         """Returns the statistic of T F from that of F, where T is a small network's (C, C) tap."""
 
-    def size(self, channels: int, positions: int) -> int:
-        """Returns the number of values of the statistic."""
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        """Returns the shape of the statistic of (1, channels, height, width) maps."""
 
 
 class Features:
@@ -87,8 +88,8 @@ class Features:
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         return _tapped(value, tap)
 
-    def size(self, channels: int, positions: int) -> int:
-        return channels * positions
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        return (1, channels, height, width)
 
 
 class SquaredDistance:
@@ -113,8 +114,8 @@ class SquaredDistance:
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         return value  # the difference was tapped
 
-    def size(self, channels: int, positions: int) -> int:
-        return 1
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        return ()
 
     @staticmethod
     def _difference(maps: Tensor, positions: Positions) -> Tensor:
@@ -141,8 +142,8 @@ class GramMatrix:
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         return tap @ value @ tap.T
 
-    def size(self, channels: int, positions: int) -> int:
-        return channels**2
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        return (channels, channels)
 
 
 class MeanAndGramMatrix:
@@ -166,8 +167,8 @@ class MeanAndGramMatrix:
     def apply_tap(self, value: Tensor, tap: Tensor) -> Tensor:
         return torch.cat([tap @ value[:, :1], tap @ value[:, 1:] @ tap.T], 1)
 
-    def size(self, channels: int, positions: int) -> int:
-        return channels * (1 + channels)
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, ...]:
+        return (channels, 1 + channels)
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -200,7 +201,7 @@ class Collector:
         self, needs: Needs, context: Context, size: tuple[int, int], taps: Mapping[str, Tensor]
     ) -> None:
         self.statistics: Statistics = {kind: {} for kind in needs}
-        self._references, self._taps = context.references, taps
+        self._needs, self._references, self._taps = needs, context.references, taps
         self._image = whole_window(size)
         self._weights: dict[tuple[str, int], Tensor] = {}
         deepest = max((LAYERS[name].block for names in needs.values() for name in names), default=1)
@@ -220,10 +221,25 @@ class Collector:
         of_layer, inner = self.statistics[kind], _contiguous(piece.inner_of(maps, poolings))
         value = statistic(kind).collect(inner, self._positions(kind, layer, window))
         if not statistic(kind).is_mean:
-            of_layer[layer] = window.place(value, of_layer.get(layer), whole.size)
+            of_layer[layer] = window.add(value, of_layer.get(layer), whole.size)
         else:
             share = self._share(kind, window, whole) * value
             of_layer[layer] = of_layer[layer] + share if layer in of_layer else share
+
+    def add_up(self, group: ProcessGroup, channels: Mapping[str, int], like: Tensor) -> None:
+        """Adds up the shares of the processes, of layers with so many channels.
+
+        ``like`` has the type and the device of statistics where this process has no share.
+        """
+        for kind, of_layer in self.statistics.items():
+            for layer in self._needs[kind]:
+                size = self._whole(layer).size
+                shape = statistic(kind).shape(channels[layer], *size)
+                if layer not in of_layer:
+                    of_layer[layer] = like.new_zeros(shape)
+                if len(shape) == 4:
+                    of_layer[layer] = _contiguous(of_layer[layer])
+                group.add_up(of_layer[layer])
 
     def pull_back(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -40,19 +39,13 @@ class Window(NamedTuple):
         """Returns a view of (…, H, W) maps."""
         return maps[..., self.top : self.bottom, self.left : self.right]
 
-    def place(self, values: Tensor, whole: Tensor | None, size: Sequence[int]) -> Tensor:
-        """Writes (1, C, …) values into whole maps of (H, W), which are made if there are none."""
-        if self == whole_window(size):
-            return values
-        whole = _empty(values, size) if whole is None else whole
-        self.of(whole).copy_(values)
-        return whole
-
     def add(self, values: Tensor, whole: Tensor | None, size: Sequence[int]) -> Tensor:
-        """Adds values to whole maps as ``place`` writes them; where nothing was added is 0."""
+        """Adds (1, C, …) values to whole maps of (H, W); None stands for zeros."""
         if self == whole_window(size):
             return values
-        whole = _empty(values, size).zero_() if whole is None else whole
+        if whole is None:
+            # In channels-last memory.
+            whole = values.new_zeros((1, *size, values.shape[1])).permute(0, 3, 1, 2)
         self.of(whole).add_(values)
         return whole
 
@@ -115,15 +108,6 @@ def _spans(length: int, edge: int, grid: int) -> list[tuple[int, int]]:
     count = max(1, -(-length // edge))
     each = _multiple_from(max(1, -(-length // count)), grid)
     return [(start, min(length, start + each)) for start in range(0, max(1, length), each)]
-
-
-def _empty(like: Tensor, size: Sequence[int]) -> Tensor:
-    return torch.empty(
-        (1, like.shape[1], *size),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=torch.channels_last,
-    )
 
 
 def _multiple_from(value: int, grid: int) -> int:
