@@ -25,6 +25,8 @@ from pipeline.records.status import read_failure
 OUTPUTS = ["image.png", "intermediates", "history.csv"]
 OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
 """What a finished run leaves in ``data/experiments/NAME``."""
+COMPARED = "total", "content", "style"
+"""The losses in metrics.json, of the saved picture; what else is there are measures."""
 WEIGHTED = "_weighted"
 """Ends the columns of the history with the weighted parts of loss terms."""
 FEW = 4
@@ -38,6 +40,9 @@ class Results:
     """The outputs of a finished run.
 
     Attributes:
+        metrics: the measures, and the total, content and style loss of the saved picture.
+        counts: of evaluations and iterations.
+        losses: of the image as optimised, as ``saved_…`` and, after earlier phases, ``start_…``.
         history: {column of ``history.csv``: its values} of the main phase. Earlier phases use
             another network or size, so their losses are not comparable.
         notes: sentences about anything unusual in the run.
@@ -46,6 +51,8 @@ class Results:
     """
 
     metrics: dict[str, float]
+    counts: dict[str, int]
+    losses: dict[str, float]
     provenance: dict[str, Any]
     history: dict[str, list[float]]
     notes: list[str]
@@ -240,6 +247,8 @@ def _read_results(name: str) -> Results:
     timelapse = folder / paths.TIMELAPSE
     return Results(
         metrics=metrics,
+        counts=status["counts"],
+        losses=status["losses"],
         provenance=provenance,
         history={column: [float(row[column]) for row in rows] for column in rows[0]},
         notes=notes,

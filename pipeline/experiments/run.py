@@ -1,6 +1,7 @@
 """Runs one experiment from its plan, and writes its picture and its records."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.config.plan import Plan
-from pipeline.config.schema import RunOptions
+from pipeline.config.schema import Experiment, RunOptions
 from pipeline.errors import explaining_the_disk
+from pipeline.experiments.results import COMPARED
 from pipeline.files import own_folder, sha256, write_json
 from pipeline.imaging.output.result_files import write_result
 from pipeline.imaging.output.timelapse import write_timelapse
 from pipeline.imaging.tensors import as_saved, to_size
 from pipeline.losses.objective import Objective
+from pipeline.measures.picture import measure
 from pipeline.records.identity import Run, identify
 from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, provenance, settings_text
@@ -129,29 +132,43 @@ def _write_best_image(run: Run, file: Path) -> None:
 
 
 def _write_results(run: Run, result: Result) -> dict[str, float]:
-    """Writes the outputs of a run, and returns the metrics."""
+    """Writes the outputs of a run, and returns its measures and losses.
+
+    metrics.json has what compares experiments: the measures, and the losses of the saved picture.
+    All other losses are in status.json, beside how the run ended.
+    """
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
     settings, folder = run.plan.settings, paths.EXPERIMENTS / name
     saved = _write_image(run, result.image, folder / "image.png")
     if settings.timelapse:
         intermediates = sorted((folder / "intermediates").glob("*.png"))
         write_timelapse([*intermediates, folder / "image.png"], folder / paths.TIMELAPSE)
-    counts = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
-    metrics = {
-        **{count: getattr(state, count) for count in counts},
+    names = "earlier_evaluations", "evaluations", "float32_evaluations", "iterations"
+    counts = {count: getattr(state, count) for count in names}
+    losses = {
         **_losses(result.objective, result.image, ""),
         **_losses(result.objective, saved, "saved_"),
     }
     if state.earlier_evaluations:  # otherwise they are in the first row of the history
         start = read_inputs(settings).start.to(result.image)
-        metrics |= _losses(result.objective, start, "start_")
+        losses |= _losses(result.objective, start, "start_")
+    compared = {name: losses[f"saved_{name}"] for name in COMPARED}
+    metrics = {**_measures(settings, saved), **compared}
     write_json(folder / "metrics.json", metrics)
-    write_json(folder / "status.json", {**stop_reason._asdict(), "notes": state.notes})
+    status = {**stop_reason._asdict(), "notes": state.notes, "counts": counts, "losses": losses}
+    write_json(folder / "status.json", status)
     write_json(folder / "provenance.json", provenance(name, run.description, run.environment))
-    print(f"{name}: total loss {metrics['total']:.4g}, as saved {metrics['saved_total']:.4g}")
+    print(f"{name}: total loss {losses['total']:.4g}, as saved {losses['saved_total']:.4g}")
     if stop_reason.kind != "budget":
         print(f"{name}: ended by {stop_reason.kind}: {stop_reason.reason}")
-    return metrics
+    return {**metrics, **counts, **losses}
+
+
+def _measures(settings: Experiment, saved: Tensor) -> dict[str, float]:
+    styles: Counter[Path] = Counter()
+    for style in settings.styles.values():
+        styles[paths.picture(style.image)] += style.weight  # type: ignore[assignment]
+    return measure(saved, paths.picture(settings.content), styles)
 
 
 def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:

@@ -9,11 +9,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pipeline.config.schema import Figure, ReportSettings
-from pipeline.experiments.results import ExperimentRecord, differing_settings, setting_text
+from pipeline.experiments.results import (
+    COMPARED,
+    ExperimentRecord,
+    differing_settings,
+    setting_text,
+)
 from pipeline.files import write_text
 from pipeline.report.contact_sheets import write_contact_sheet
+from pipeline.report.figure_measures import MEASURES, plot_distances
 from pipeline.report.loss_curves import HEIGHT, WIDTH, loss_plots
-from pipeline.report.measures import MEASURES
 from pipeline.report.pictures import ReportEntry
 
 OTHERS, COLUMNS = "_others", 5
@@ -88,6 +93,7 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
     differing = [key for key in keys if len({each.get(key) for each in texts}) > 1]
     return {
         "settings": differing,
+        "measures": measures_of(records),
         "losses": _losses(records),
         "experiments": [
             {
@@ -102,11 +108,17 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
     }
 
 
+def measures_of(records: Sequence[ExperimentRecord]) -> list[str]:
+    """Returns the measures in metrics.json, which are comparable whatever the settings are."""
+    names = dict.fromkeys(name for r in records if r.results for name in r.results.metrics)
+    return [name for name in names if name not in COMPARED]
+
+
 def _losses(records: Sequence[ExperimentRecord]) -> list[str]:
     """Returns the total loss and the loss terms that are not 0 in all saved pictures."""
     results = [record.results for record in records if record.results]
     terms = dict.fromkeys(term for each in results for term in each.terms)
-    return [t for t in terms if any(each.metrics.get(f"saved_{t}") for each in results)]
+    return [t for t in terms if any(each.losses.get(f"saved_{t}") for each in results)]
 
 
 def _figure(
@@ -123,6 +135,10 @@ def _figure(
     tiles = [[(e.image and folder / e.image.path, lines[e.record.name]) for e in r] for r in rows]
     write_contact_sheet(layout, tiles, folder / f"sheets/{name}.png")
     complete = [entry.record for entry in shown if entry.image]
+    plot = None
+    if len(complete) > 1:
+        plot = f"media/figures/{name}-distances.svg"
+        plot_distances(complete, folder / plot)
     measurement = None
     if layout.measure and len(complete) > 1:
         measurement = MEASURES[layout.measure](complete, folder / f"media/figures/{name}.svg")
@@ -134,4 +150,5 @@ def _figure(
         "inputs": {e.record.images[role]: e.inputs[role] for e in shown for role in e.inputs},
         "terms": _losses([entry.record for entry in shown]),
         "measurement": measurement,
+        "distances": plot,
     }

@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.config.schema import Figure
 from pipeline.experiments.results import ExperimentRecord, Results
 from pipeline.imaging.tensors import resize, to_picture, to_tensor
-from pipeline.report.measures import (
+from pipeline.report.figure_measures import (
     MEASURES,
     measure_reconstructions,
     measure_starts,

@@ -1,11 +1,12 @@
-"""Tables and plots that measure a figure: losses, RMSE and SSIM, for what the paper claims of it.
+"""Tables and plots that measure a figure, for what the paper claims of it.
 
 Pictures are compared as saved, 8-bit sRGB in units of the full range: an RMSE of 1 is black against
 white. Each measurement has a plot, an SVG file that matplotlib draws.
 """
 
 import io
-import math
+import operator
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
@@ -26,8 +27,8 @@ from pipeline.imaging.picture_files import read_picture
 Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
 
-SSIM_WINDOW = 11
-"""Edge in pixels of the window of SSIM. Smaller pictures have no SSIM."""
+LABELLED = 20
+"""The most points of a plot that have a label each."""
 STYLE: Any = {
     "svg.hashsalt": "style-transfer",  # the identifiers in the file are random without it
     "svg.fonttype": "none",
@@ -52,36 +53,32 @@ class Measurement(NamedTuple):
 
 
 def measure_reconstructions(records: Records, plot: Path) -> Measurement:
-    """Measures the distance of reconstructions from their input picture: loss, RMSE and SSIM.
+    """Measures the distance of reconstructions from their input picture: loss, RMSE and structure.
 
-    SSIM is that of Wang et al. 2004 (Gaussian window with a standard deviation of 1.5 pixels), the
-    mean over the channels. The experiments have one loss, of content or of style.
+    The experiments have one loss, of content or of style.
     """
     (role,) = set(records[0].images) - {"init"}
     rows, layers, errors, similarities = [], [], [], []
     for record in records:
         names, results = record.settings[f"{role}_layers"], record.finished
-        start = results.metrics.get(f"start_{role}", results.history[role][0])
-        loss = f"{100 * results.metrics[f'saved_{role}'] / start:.3g} %" if start else "–"
-        error, similarity = _distances(record, paths.picture(record.images[role]))
-        shown = "–" if math.isnan(similarity) else f"{similarity:.3f}"
-        rows.append([setting_text(names), loss, f"{error:.3f}", shown])
+        start = results.losses.get(f"start_{role}", results.history[role][0])
+        loss = f"{100 * results.losses[f'saved_{role}'] / start:.3g} %" if start else "–"
+        errors.append(_error(record, paths.picture(record.images[role])))
+        similarities.append(results.metrics["structure"])
+        rows.append([setting_text(names), loss, f"{errors[-1]:.3f}", f"{similarities[-1]:.3f}"])
         layers.append(list(names)[-1])
-        errors.append(error)
-        similarities.append(similarity)
     with _figure(plot, (6, 2.6)) as figure:
-        plots = {"pixel RMSE": errors, "SSIM": similarities}
+        plots = {"pixel RMSE": errors, "structure": similarities}
         for (title, values), axes in zip(plots.items(), figure.subplots(1, 2), strict=True):
             axes.plot(range(len(layers)), values, marker="o")
-            known = [value for value in values if math.isfinite(value)]
-            axes.set(title=title, ylim=(1.1 * min([0, *known]), 1.1 * max([0.01, *known])))
+            axes.set(title=title, ylim=(1.1 * min(0, *values), 1.1 * max(0.01, *values)))
             axes.set_xticks(range(len(layers)), layers, rotation=30)
     return Measurement(
-        [f"{role} layers", f"{role} loss, relative to the start", "pixel RMSE", "SSIM"],
+        [f"{role} layers", f"{role} loss, relative to the start", "pixel RMSE", "structure"],
         rows,
-        f"The loss is that of the saved picture in percent of the loss at the start. RMSE and "
-        f"SSIM compare it with the {role} image.",
-        "Pixel RMSE and SSIM against the deepest layer",
+        "The loss is that of the saved picture in percent of the loss at the start. The RMSE "
+        f"compares it with the {role} image. Structure is its SSIM with the content image.",
+        "Pixel RMSE and structure against the deepest layer",
     )
 
 
@@ -91,9 +88,11 @@ def measure_trade_off(records: Records, plot: Path) -> Measurement:
     for record in records:
         alpha, beta = record.settings["content_weight"], record.settings["style_weight"]
         ratios.append(alpha / beta)
-        contents.append(record.finished.metrics["saved_content"] / alpha)
-        styles.append(record.finished.metrics["saved_style"] / beta)
-        rows.append([f"{ratios[-1]:g}", f"{contents[-1]:.4g}", f"{styles[-1]:.4g}"])
+        contents.append(record.finished.metrics["content"] / alpha)
+        styles.append(record.finished.metrics["style"] / beta)
+        distances = [record.finished.metrics[f"{role}_distance"] for role in ("content", "style")]
+        values = contents[-1], styles[-1], *distances
+        rows.append([f"{ratios[-1]:g}", *(f"{value:.4g}" for value in values)])
     with _figure(plot, (4.2, 3)) as figure:
         axes = figure.add_subplot()
         axes.plot(contents, styles, marker="o")
@@ -102,9 +101,10 @@ def measure_trade_off(records: Records, plot: Path) -> Measurement:
         axes.set(xscale="log", yscale="log", xlabel="content loss", ylabel="style loss")
         axes.margins(0.12)
     return Measurement(
-        ["α/β", "content loss", "style loss"],
+        ["α/β", "content loss", "style loss", "content distance", "style distance"],
         rows,
-        "The losses are those of the saved pictures, without the weights α and β.",
+        "The losses are those of the saved pictures, without the weights α and β. The distances "
+        "are by one network for all experiments.",
         "Style loss against content loss, one point for each ratio",
     )
 
@@ -164,8 +164,35 @@ def _start(record: ExperimentRecord, records: Records) -> str:
     return title if record.name == equal[0] else f"{title}, repeated"
 
 
-def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
-    """Returns RMSE and SSIM between a result and a picture, resized to the size of the result.
+def plot_distances(records: Records, plot: Path) -> None:
+    """Plots style against content distance, and a line through the pictures that none surpasses.
+
+    One surpasses another if none of its distances is larger, and one is smaller.
+    """
+    points = [
+        (record.finished.metrics["content_distance"], record.finished.metrics["style_distance"])
+        for record in records
+    ]
+    best = sorted(
+        point
+        for point in set(points)
+        if not any(all(map(operator.le, other, point)) and other != point for other in points)
+    )
+    with _figure(plot, (4.6, 3.4)) as figure:
+        axes = figure.add_subplot()
+        axes.step(*zip(*best, strict=True), where="post", color="0.7", zorder=1)
+        axes.plot(*zip(*points, strict=True), "o", markersize=4)
+        prefix = len(os.path.commonprefix([record.name for record in records]))  # noqa: RUF071 - of names
+        for record, point in zip(records, points, strict=True):
+            if len(records) <= LABELLED:
+                label = record.name[prefix:] or record.name
+                axes.annotate(label, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.set(xlabel="content distance", ylabel="style distance")
+        axes.margins(0.12)
+
+
+def _error(record: ExperimentRecord, file: Path) -> float:
+    """Returns the RMSE between a result and a picture, resized to the size of the result.
 
     It is resized as by ``imaging.tensors.resize`` up to rounding. Without antialiasing the bicubic
     kernels differ too, by an RMSE of 0.03 on noise.
@@ -173,7 +200,7 @@ def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
     result, target = read_picture(record.finished.image), read_picture(file)
     resampling = record.settings.get("resampling", "bicubic")
     if resampling == "pillow-2.6":  # which Pillow has no more
-        # Here and below: to import torch and scikit-image takes longer than to write the report.
+        # Here: to import torch takes longer than to write the report.
         from pipeline.imaging.tensors import resize, to_picture, to_tensor
 
         size = result.height, result.width
@@ -184,14 +211,7 @@ def _distances(record: ExperimentRecord, file: Path) -> tuple[float, float]:
         x, y = (old / new for old, new in zip(target.size, result.size, strict=True))
         affine, method = Image.Transform.AFFINE, Image.Resampling[resampling.upper()]
         target = target.transform(result.size, affine, (x, 0, 0, 0, y, 0), method)
-    pair = _pixels(result), _pixels(target)
-    if min(result.size) < SSIM_WINDOW:
-        return _rmse(*pair), math.nan
-    from skimage.metrics import structural_similarity
-
-    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    similarity = structural_similarity(*pair, data_range=1.0, channel_axis=2, **gaussian)
-    return _rmse(*pair), float(similarity)
+    return _rmse(_pixels(result), _pixels(target))
 
 
 def _pixels(picture: Image.Image) -> Pixels:

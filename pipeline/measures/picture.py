@@ -1,0 +1,91 @@
+"""All measures of a picture, against its content image and its style images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.tensors import to_tensor
+from pipeline.measures.colour import colour_distance, colour_histogram
+from pipeline.measures.features import (
+    Description,
+    content_distance,
+    describe,
+    embedded_network,
+    style_distance,
+)
+from pipeline.measures.frame import framed
+from pipeline.measures.structure import structural_similarity
+from pipeline.measures.texture import Groups, texture_distance, texture_statistics
+from pipeline.networks.frozen.extractor import FrozenFeatures
+
+DIGITS = 6
+"""Significant digits of a measure."""
+
+
+class _Style(NamedTuple):
+    description: Description
+    histogram: Tensor
+    texture: Groups
+
+
+def measure(result: Tensor, content: Path, styles: Mapping[Path, float]) -> dict[str, float]:
+    """Returns {measure: value} of a picture; all but ``structure`` are 0 for what is the same.
+
+    ``content_distance`` and ``structure`` compare with the content image, ``style_distance``,
+    ``colour_distance`` and ``texture_distance`` with the style images: the mean over them by their
+    weights. docs/measures.md says more.
+
+    Args:
+        result: (1, 3, H, W), RGB in [0, 1], as saved.
+        content: the file of the content image.
+        styles: {file: weight > 0}.
+    """
+    with _one_thread(), torch.no_grad():
+        result = framed(result.cpu())
+        compared = framed(to_tensor(read_picture(content)), like=result)
+        description, histogram = describe(result, _network()), colour_histogram(result)
+        texture = texture_statistics(result)
+        known = {file: _style(file, file.stat().st_mtime_ns) for file in styles}
+
+        def mean(distance: Callable[[_Style], float]) -> float:
+            total = sum(styles.values())
+            return sum(styles[file] * distance(style) for file, style in known.items()) / total
+
+        measures = {
+            "content_distance": content_distance(description, describe(compared, _network())),
+            "style_distance": mean(lambda style: style_distance(description, style.description)),
+            "structure": structural_similarity(result, compared),
+            "colour_distance": mean(lambda style: colour_distance(histogram, style.histogram)),
+            "texture_distance": mean(lambda style: texture_distance(texture, style.texture)),
+        }
+    return {name: float(f"{value:.{DIGITS}g}") for name, value in measures.items()}
+
+
+@cache
+def _network() -> FrozenFeatures:
+    return embedded_network()
+
+
+@lru_cache(maxsize=8)
+def _style(file: Path, modified_ns: int) -> _Style:  # noqa: ARG001
+    image = framed(to_tensor(read_picture(file)))
+    return _Style(describe(image, _network()), colour_histogram(image), texture_statistics(image))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets sums be in the same order whatever the number of threads of the experiment."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
