@@ -125,10 +125,10 @@ def _start_worker(clone: Path, threads: int) -> None:
 def _seconds_of_evaluations(experiment: str) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = Plan.model_validate_json((paths.PLANS / f"{experiment}.json").read_bytes()).settings
-    metrics = json.loads((paths.EXPERIMENTS / experiment / "metrics.json").read_bytes())
-    counts: dict[Precision, int] = {"float32": metrics["float32_evaluations"]}
+    made = json.loads((paths.EXPERIMENTS / experiment / "status.json").read_bytes())["counts"]
+    counts: dict[Precision, int] = {"float32": made["float32_evaluations"]}
     first = find_precision(settings.precision, device)
-    others = metrics["earlier_evaluations"] + metrics["evaluations"] - counts["float32"]
+    others = made["earlier_evaluations"] + made["evaluations"] - counts["float32"]
     counts[first] = counts.get(first, 0) + others
     inputs = read_inputs(settings)
     spent = 0.0

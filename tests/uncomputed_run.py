@@ -12,12 +12,14 @@ from PIL import Image, ImageOps
 
 from pipeline import paths
 from pipeline.config.plan import Plan
+from pipeline.experiments.results import COMPARED
 from pipeline.files import own_folder, replacing, sha256, write_json, write_text
 from pipeline.records.locks import sole_run
 from pipeline.records.status import recording_failure
 
 SECONDS = 0.01
 LOSSES = {"total": [9.0, 4.0], "content": [8.0, 3.0], "style": [1.0, 1.0], "edges": [0.0, 0.0]}
+MEASURES = {"content_distance": 0.5, "style_distance": 0.25, "structure": 0.75}
 PARTS = {"content_conv2_2": [8.0, 3.0], "style_conv1_1": [5.0, 2.0]}
 
 
@@ -49,9 +51,15 @@ def write_results(name: str, **recorded: Any) -> None:
     for evaluation, values in enumerate(zip(*losses.values(), strict=True), 1):
         lines.append(["main", evaluation, evaluation - 1, *values, int(digest[:4], 16)])
     write_text(folder / "history.csv", "".join(",".join(map(str, x)) + "\n" for x in lines))
-    metrics = {f"saved_{loss}": values[-1] for loss, values in LOSSES.items()}
-    write_json(folder / "metrics.json", {"evaluations": 2, "earlier_evaluations": 0} | metrics)
-    status = {"kind": "budget", "reason": "all 2 evaluations were used", "notes": []}
+    results = {loss: values[-1] for loss, values in LOSSES.items()}
+    write_json(folder / "metrics.json", MEASURES | {loss: results[loss] for loss in COMPARED})
+    status = {
+        "kind": "budget",
+        "reason": "all 2 evaluations were used",
+        "notes": [],
+        "counts": {"earlier_evaluations": 0, "evaluations": 2},
+        "losses": results | {f"saved_{loss}": value for loss, value in results.items()},
+    }
     write_json(folder / "status.json", status)
     network = {"architecture": "vgg19", "pooling": "avg", "rescale": True, "weights": "w.pth"}
     provenance = {

@@ -26,7 +26,7 @@ OUTPUTS = ["image.png", "intermediates", "history.csv"]
 OUTPUTS += ["metrics.json", "provenance.json", "status.json"]
 """What a finished run leaves in ``data/experiments/NAME``."""
 COMPARED = "total", "content", "style"
-"""The losses in metrics.json, of the saved picture; what else is there are measures."""
+"""The losses in metrics.json; what else is there are measures."""
 WEIGHTED = "_weighted"
 """Ends the columns of the history with the weighted parts of loss terms."""
 FEW = 4
@@ -40,7 +40,7 @@ class Results:
     """The outputs of a finished run.
 
     Attributes:
-        metrics: the measures, and the total, content and style loss of the saved picture.
+        metrics: the measures of the saved picture, and the total, content and style loss.
         counts: of evaluations and iterations.
         losses: of the image as optimised, as ``saved_…`` and, after earlier phases, ``start_…``.
         history: {column of ``history.csv``: its values} of the main phase. Earlier phases use

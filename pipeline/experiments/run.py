@@ -134,8 +134,8 @@ def _write_best_image(run: Run, file: Path) -> None:
 def _write_results(run: Run, result: Result) -> dict[str, float]:
     """Writes the outputs of a run, and returns its measures and losses.
 
-    metrics.json has what compares experiments: the measures, and the losses of the saved picture.
-    All other losses are in status.json, beside how the run ended.
+    metrics.json has what compares experiments: the measures, and three losses. All other losses
+    are in status.json, beside how the run ended.
     """
     name, state, stop_reason = run.plan.experiment, result.state, result.stop_reason
     settings, folder = run.plan.settings, paths.EXPERIMENTS / name
@@ -152,7 +152,7 @@ def _write_results(run: Run, result: Result) -> dict[str, float]:
     if state.earlier_evaluations:  # otherwise they are in the first row of the history
         start = read_inputs(settings).start.to(result.image)
         losses |= _losses(result.objective, start, "start_")
-    compared = {name: losses[f"saved_{name}"] for name in COMPARED}
+    compared = {name: losses[name] for name in COMPARED}
     metrics = {**_measures(settings, saved), **compared}
     write_json(folder / "metrics.json", metrics)
     status = {**stop_reason._asdict(), "notes": state.notes, "counts": counts, "losses": losses}

@@ -73,10 +73,11 @@ def resize(image: Tensor, size: tuple[int, int], resampling: Resampling, antiali
         return image
     if resampling == "pillow-2.6":
         return _resize_as_pillow_2_6(image, size)
+    # Each channel as an image: of several at a time, one thread rounds otherwise than more do.
     resized = functional.interpolate(
-        image, size=size, mode=resampling, antialias=antialias, align_corners=False
+        image.transpose(0, 1), size=size, mode=resampling, antialias=antialias, align_corners=False
     )
-    return resized.clamp(0, 1).contiguous()
+    return resized.transpose(0, 1).clamp(0, 1).contiguous()
 
 
 def _resize_as_pillow_2_6(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -82,7 +82,7 @@ def _log_pictures(
             pictures[f"input pictures/{record.images[role]}"] = picture, record.images[role]
         changed = {k: setting_text(v) for k, v in record.settings.items() if k in record.changed}
         settings = [f"{key} {value}" for key, value in changed.items()]
-        loss = f"total loss {record.finished.metrics['total']:.4g}"
+        loss = f"total loss {record.finished.losses['saved_total']:.4g}"
         assert entry.image is not None
         section = plan.figure_of(name) or "other experiments"
         pictures[f"{section}/{name}"] = entry.image, ", ".join([name, *settings, loss])

@@ -88,8 +88,8 @@ def measure_trade_off(records: Records, plot: Path) -> Measurement:
     for record in records:
         alpha, beta = record.settings["content_weight"], record.settings["style_weight"]
         ratios.append(alpha / beta)
-        contents.append(record.finished.metrics["content"] / alpha)
-        styles.append(record.finished.metrics["style"] / beta)
+        contents.append(record.finished.losses["saved_content"] / alpha)
+        styles.append(record.finished.losses["saved_style"] / beta)
         distances = [record.finished.metrics[f"{role}_distance"] for role in ("content", "style")]
         values = contents[-1], styles[-1], *distances
         rows.append([f"{ratios[-1]:g}", *(f"{value:.4g}" for value in values)])

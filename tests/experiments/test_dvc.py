@@ -139,11 +139,11 @@ def test_replaced_picture_runs_its_experiments_again(project: Project) -> None:
 
 
 def test_metrics_experiments_and_plots_can_be_shown(project: Project) -> None:
-    assert "saved_total" in project.dvc("metrics", "show")
+    assert "style_distance" in project.dvc("metrics", "show")
     project.commit()
     table = project.dvc("exp", "show", "--csv")
     assert "experiments.first.content_weight" in table
-    assert "data/experiments/first/metrics.json:saved_total" in table
+    assert "data/experiments/first/metrics.json:style_distance" in table
     assert "stylize@first" in project.dvc("dag")
     project.dvc("plots", "show", "--json")
 

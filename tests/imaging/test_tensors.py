@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import few_or_many_threads
 from PIL import Image
 from torch import Tensor
 
@@ -115,3 +117,17 @@ def test_pixels_of_all_strips_are_those_of_the_image() -> None:
     image = torch.rand((1, 3, 2 * STRIP + 5, 3), generator=torch.Generator().manual_seed(0))
     expected = (image[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
     assert torch.equal(torch.from_numpy(to_pixels(image, 8)), expected)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("resampling", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(192, 256), (40, 50)])
+def test_resized_image_is_the_same_for_any_number_of_threads(
+    size: tuple[int, int], resampling: Any, antialias: bool
+) -> None:
+    image = torch.rand((1, 3, 96, 128), generator=torch.Generator().manual_seed(0))
+    results = []
+    for threads in few_or_many_threads():
+        torch.set_num_threads(threads)
+        results.append(resize(image, size, resampling, antialias))
+    assert all(torch.equal(result, results[0]) for result in results)

@@ -117,7 +117,7 @@ def test_switch_to_float32_is_remembered(
     write_settings(weights_file, precision="bf16")
     stylize("first")
     expected = outputs("first")
-    assert b'"float32_evaluations": 1' in expected["metrics.json"]
+    assert b'"float32_evaluations": 1' in expected["status.json"]
     run_stopped_at(monkeypatch, 12)
     stylize("first")
     assert outputs("first") == expected

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import tiny_params, write_params
 from test_checkpointing import run_stopped_at
-from test_stylize import history, outputs
+from test_stylize import history, losses_of, outputs
 from test_tracking import inspected
 
 from pipeline import paths
@@ -94,7 +94,7 @@ def test_run_that_diverges_once_continues_from_its_best_image(
     best = min(row["total"] for row in rows if row["evaluation"] <= 30)
     again = next(row for row in rows if row["evaluation"] > 30)
     assert again["total"] == pytest.approx(best, rel=1e-4)
-    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    metrics = losses_of("first")
     assert metrics["total"] < best
 
 
@@ -108,7 +108,7 @@ def test_run_that_diverges_twice_ends_with_its_best_image(
     assert "at evaluation 34; the result is the image of evaluation 3" in ended["reason"]
     assert len(ended["notes"]) == 2
     assert "first: ended by divergence" in capsys.readouterr().out
-    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    metrics = losses_of("first")
     assert metrics["total"] == pytest.approx(
         min(row["total"] for row in history("first")), rel=1e-4
     )
@@ -121,7 +121,7 @@ def test_second_try_recovers_from_steps_that_are_too_long(settled: Any) -> None:
     ended = status()
     assert ended["notes"]
     rows = history("first")
-    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    metrics = losses_of("first")
     assert metrics["total"] <= min(row["total"] for row in rows) * (1 + 1e-4)
     assert metrics["total"] < 0.7 * rows[0]["total"]
 
@@ -175,7 +175,7 @@ def test_divergence_at_the_last_step_is_noticed(
     stylize("first")
     assert status()["kind"] == "divergence"
     assert status()["reason"].startswith("the total loss is nan after the last step")
-    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    metrics = losses_of("first")
     assert metrics["total"] == pytest.approx(
         min(row["total"] for row in history("first")), rel=1e-4
     )
@@ -189,7 +189,7 @@ def test_divergence_in_bf16_does_not_change_the_precision(
     stylize("first")
     (note,) = status()["notes"]
     assert "at evaluation 24" in note
-    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    metrics = losses_of("first")
     assert metrics["total"] < min(row["total"] for row in history("first")[:23]) * 1.05
 
 

@@ -28,7 +28,7 @@ from pipeline.transfer.phases import phases_of
 
 @pytest.fixture
 def run(prepared: Path, weights_file: Path) -> Any:
-    """Runs the experiment ``first`` with some settings; returns its picture, metrics and status."""
+    """Runs the experiment ``first`` with some settings; returns its picture, losses and status."""
 
     def stylized(**settings: Any) -> tuple[Image.Image, dict[str, float], dict[str, Any]]:
         params: Any = tiny_params(weights_file)
@@ -43,10 +43,8 @@ def run(prepared: Path, weights_file: Path) -> Any:
             write_params(prepared, params)
         stylize("first")
         folder = paths.EXPERIMENTS / "first"
-        metrics, status = (
-            json.loads((folder / name).read_text()) for name in ("metrics.json", "status.json")
-        )
-        return read_picture(folder / "image.png"), metrics, status
+        status = json.loads((folder / "status.json").read_text())
+        return read_picture(folder / "image.png"), status["losses"] | status["counts"], status
 
     return stylized
 
