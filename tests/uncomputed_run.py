@@ -19,7 +19,6 @@ from pipeline.records.status import recording_failure
 
 SECONDS = 0.01
 LOSSES = {"total": [9.0, 4.0], "content": [8.0, 3.0], "style": [1.0, 1.0], "edges": [0.0, 0.0]}
-MEASURES = {"content_distance": 0.5, "style_distance": 0.25, "structure": 0.75}
 PARTS = {"content_conv2_2": [8.0, 3.0], "style_conv1_1": [5.0, 2.0]}
 
 
@@ -52,7 +51,12 @@ def write_results(name: str, **recorded: Any) -> None:
         lines.append(["main", evaluation, evaluation - 1, *values, int(digest[:4], 16)])
     write_text(folder / "history.csv", "".join(",".join(map(str, x)) + "\n" for x in lines))
     results = {loss: values[-1] for loss, values in LOSSES.items()}
-    write_json(folder / "metrics.json", MEASURES | {loss: results[loss] for loss in COMPARED})
+    measures = {
+        "content_distance": 1 / len(name),
+        "style_distance": len(name) / 9,
+        "structure": 0.5,
+    }
+    write_json(folder / "metrics.json", measures | {loss: results[loss] for loss in COMPARED})
     status = {
         "kind": "budget",
         "reason": "all 2 evaluations were used",

@@ -1,7 +1,7 @@
 """Runs one experiment from its plan, and writes its picture and its records."""
 
 import os
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.config.plan import Plan
-from pipeline.config.schema import Experiment, RunOptions
+from pipeline.config.schema import RunOptions
 from pipeline.errors import explaining_the_disk
 from pipeline.experiments.results import COMPARED
 from pipeline.files import own_folder, sha256, write_json
@@ -153,7 +153,7 @@ def _write_results(run: Run, result: Result) -> dict[str, float]:
         start = read_inputs(settings).start.to(result.image)
         losses |= _losses(result.objective, start, "start_")
     compared = {name: losses[name] for name in COMPARED}
-    metrics = {**_measures(settings, saved), **compared}
+    metrics = {**_measures(run, saved), **compared}
     write_json(folder / "metrics.json", metrics)
     status = {**stop_reason._asdict(), "notes": state.notes, "counts": counts, "losses": losses}
     write_json(folder / "status.json", status)
@@ -164,11 +164,13 @@ def _write_results(run: Run, result: Result) -> dict[str, float]:
     return {**metrics, **counts, **losses}
 
 
-def _measures(settings: Experiment, saved: Tensor) -> dict[str, float]:
-    styles: Counter[Path] = Counter()
+def _measures(run: Run, saved: Tensor) -> dict[str, float]:
+    settings, styles = run.plan.settings, defaultdict[Path, float](float)
     for style in settings.styles.values():
-        styles[paths.picture(style.image)] += style.weight  # type: ignore[assignment]
-    return measure(saved, paths.picture(settings.content), styles)
+        styles[paths.picture(style.image)] += style.weight
+    vgg19 = run.description["backbone"]["architecture"] == "vgg19"
+    network = paths.WEIGHTS_FILE if vgg19 else None
+    return measure(saved, paths.picture(settings.content), styles, network)
 
 
 def _losses(objective: Objective, image: Tensor, prefix: str) -> dict[str, float]:

@@ -5,7 +5,6 @@ white. Each measurement has a plot, an SVG file that matplotlib draws.
 """
 
 import io
-import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,19 +164,12 @@ def _start(record: ExperimentRecord, records: Records) -> str:
 
 
 def plot_distances(records: Records, plot: Path) -> None:
-    """Plots style against content distance, and a line through the pictures that none surpasses.
-
-    One surpasses another if none of its distances is larger, and one is smaller.
-    """
+    """Plots style against content distance, and a line through the pictures that none surpasses."""
     points = [
         (record.finished.metrics["content_distance"], record.finished.metrics["style_distance"])
         for record in records
     ]
-    best = sorted(
-        point
-        for point in set(points)
-        if not any(all(map(operator.le, other, point)) and other != point for other in points)
-    )
+    best = unsurpassed(points)
     with _figure(plot, (4.6, 3.4)) as figure:
         axes = figure.add_subplot()
         axes.step(*zip(*best, strict=True), where="post", color="0.7", zorder=1)
@@ -189,6 +181,18 @@ def plot_distances(records: Records, plot: Path) -> None:
                 axes.annotate(label, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
         axes.set(xlabel="content distance", ylabel="style distance")
         axes.margins(0.12)
+
+
+def unsurpassed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the points that no other surpasses, by the first coordinate: the Pareto front.
+
+    One surpasses another if none of its coordinates is larger, and one is smaller.
+    """
+
+    def surpasses(one: tuple[float, float], other: tuple[float, float]) -> bool:
+        return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+    return sorted(p for p in set(points) if not any(surpasses(other, p) for other in points))
 
 
 def _error(record: ExperimentRecord, file: Path) -> float:

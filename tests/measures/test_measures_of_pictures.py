@@ -17,9 +17,10 @@ from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_tensor
 from pipeline.measures import colour, features, frame, structure, texture
 from pipeline.measures.picture import measure
+from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
-from pipeline.networks.weight_files import EMBEDDED, load_small
+from pipeline.networks.weight_files import EMBEDDED, load_small, save_weights
 
 
 def noise(seed: int, height: int = 192, width: int = 208) -> Tensor:
@@ -163,6 +164,26 @@ def test_the_same_picture_has_no_distance(files: dict[str, Path]) -> None:
     same = measure(image(files["content"]), files["content"], {files["content"]: 1.0})
     assert same.pop("structure") == pytest.approx(1, abs=1e-6)
     assert set(same.values()) == {0.0}
+
+
+def test_vgg19_adds_two_distances_by_its_own_features(
+    files: dict[str, Path], weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    network = tmp_path / "network.safetensors"
+    save_weights(network, weights, pooling="max")
+    arguments = noise(9), files["content"], {files["a"]: 2.0, files["b"]: 1.0}
+    measures, plain = measure(*arguments, network), measure(*arguments)
+    added = {name: measures.pop(name) for name in list(measures) if name.endswith("_vgg19")}
+    assert measures == plain
+    features_of = FrozenFeatures(weights, "max")
+    own, a, b = (
+        features.describe(frame.framed(each), features_of)
+        for each in (noise(9), image(files["a"]), image(files["b"]))
+    )
+    style = (2 * features.style_distance(own, a) + features.style_distance(own, b)) / 3
+    assert added["style_distance_vgg19"] == pytest.approx(style, rel=1e-5)
+    assert added["content_distance_vgg19"] > 0
+    assert list(added) == ["content_distance_vgg19", "style_distance_vgg19"]
 
 
 def test_distances_of_several_styles_are_their_weighted_mean(files: dict[str, Path]) -> None:

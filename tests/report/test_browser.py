@@ -177,6 +177,22 @@ def test_table_is_filtered_by_words_and_settings_and_sorted_by_columns(
     title.click()
     assert page.evaluate(names) == ["second", "first"]
     assert page.locator("#all [aria-sort=descending]").inner_text() == "experiment"
+    for measure, order in (("content", ["second", "first"]), ("style", ["first", "second"])):
+        page.locator("#all thead").get_by_role("button", name=f"{measure} distance").click()
+        assert page.evaluate(names) == order
+
+
+def test_figure_plots_content_against_style(page: Any, folder: Path) -> None:
+    open_page(page, folder, "index.html")
+    plot = page.get_by_alt_text("Style distance against content distance").first
+    assert not plot.is_visible()
+    page.get_by_text("Content against style").first.click()
+    plot.scroll_into_view_if_needed()
+    for _ in range(100):
+        if plot.evaluate("image => image.complete && image.naturalWidth") > 100:
+            return
+        page.wait_for_timeout(50)
+    pytest.fail("the plot is not there")
 
 
 def test_zoom_and_position_are_shared(page: Any, folder: Path) -> None:

@@ -18,6 +18,8 @@ from pipeline.report.figure_measures import (
     measure_reconstructions,
     measure_starts,
     measure_trade_off,
+    plot_distances,
+    unsurpassed,
 )
 
 PLOT = Path("plot.svg")
@@ -148,6 +150,27 @@ def test_starts_tells_noises_from_a_repeated_run() -> None:
     assert measured.rows[1] == ["noise 1", "0.2000", "0.0000", "0.2000", "0.2000"]
     assert "Two noises: 0.2000 to 0.2000." in measured.note
     assert measured.note.endswith("Two runs with equal settings: at most 0.")
+
+
+def test_front_has_the_points_that_none_surpasses() -> None:
+    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 2.0), (2.0, 2.5), (3.0, 3.0)]
+    assert unsurpassed(points) == [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+    assert unsurpassed([(1.0, 1.0)] * 2) == [(1.0, 1.0)]
+
+
+def test_distances_are_plotted_with_the_names_that_tell_them_apart() -> None:
+    records = [
+        record(
+            f"ratio-{number}",
+            uniform(0),
+            metrics={"content_distance": 1.0 / number, "style_distance": number},
+        )
+        for number in (1, 2, 30)
+    ]
+    plot_distances(records, PLOT)
+    text = PLOT.read_text("utf-8")
+    assert all(f">{label}<" in text for label in ("1", "30", "content distance", "style distance"))
+    assert "ratio" not in text
 
 
 def test_plots_have_the_same_bytes_twice() -> None:
