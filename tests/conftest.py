@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def _no_wandb_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+@pytest.fixture(autouse=True)
+def _no_measures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the measures of runs in this process, which take longer than a tiny experiment.
+
+    Tests with the fixture ``measured`` have them.
+    """
+    run = sys.modules.get("pipeline.experiments.run")
+    if run is not None and "measured" not in request.fixturenames:
+        measures = dict.fromkeys(("content_distance", "style_distance", "structure"), 0.5)
+        monkeypatch.setattr(run, "measure", lambda *_: measures)
+
+
+@pytest.fixture
+def measured() -> None:
+    """Says that a test needs the measures of a run."""
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from pipeline.imaging.picture_files import read_picture
 from pipeline.imaging.tensors import to_tensor
 from pipeline.measures.colour import colour_distance, colour_histogram
 from pipeline.measures.features import (
+    STYLE_LAYERS,
     Description,
     content_distance,
     describe,
@@ -25,6 +26,7 @@ from pipeline.measures.frame import framed
 from pipeline.measures.structure import structural_similarity
 from pipeline.measures.texture import Groups, texture_distance, texture_statistics
 from pipeline.networks.frozen.extractor import FrozenFeatures
+from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 
 DIGITS = 6
@@ -71,7 +73,8 @@ def measure(
             "texture_distance": mean(lambda file: texture_distance(texture, known[file].texture)),
         }
         if vgg19 is not None:  # it is large, and not kept
-            network = FrozenFeatures(*load_backbone(vgg19))
+            weights, pooling = load_backbone(vgg19)
+            network = FrozenFeatures(down_to(weights, STYLE_LAYERS), pooling)
             by_vgg19 = describe(result, network)
             measures |= {
                 "content_distance_vgg19": content_distance(by_vgg19, describe(compared, network)),

@@ -21,10 +21,12 @@ from pipeline import paths
 from pipeline.config.params import read_params
 from pipeline.errors import UserError
 from pipeline.experiments import run
+from pipeline.experiments.results import COMPARED
 from pipeline.files import sha256
 from pipeline.imaging.output.srgb_profile import SRGB_PROFILE
 from pipeline.imaging.picture_files import read_picture, write_png
 from pipeline.imaging.tensors import to_tensor
+from pipeline.measures.picture import measure
 from pipeline.networks.prepare import prepare
 from pipeline.records.provenance import code_version
 from pipeline.stages.stylize import main, stylize
@@ -104,6 +106,22 @@ def test_picture_and_provenance_name_what_made_them(prepared: Path) -> None:
     with Image.open(folder / "image.png") as picture:
         assert json.loads(picture.text["Settings"]) == record["settings"]
         assert json.loads(picture.text["Inputs"]) == record["inputs"]
+
+
+@pytest.mark.usefixtures("measured")
+def test_metrics_are_the_measures_of_the_saved_picture_and_three_losses(
+    prepared: Path,
+) -> None:
+    stylize("first")
+    metrics = json.loads((paths.EXPERIMENTS / "first/metrics.json").read_text())
+    losses = losses_of("first")
+    assert {name: metrics.pop(name) for name in COMPARED} == {n: losses[n] for n in COMPARED}
+    settings = read_params().experiments["first"]
+    saved = to_tensor(read_picture(paths.EXPERIMENTS / "first/image.png"))
+    files = {paths.picture(style.image): style.weight for style in settings.styles.values()}
+    content = paths.picture(settings.content)
+    assert metrics == measure(saved, content, files, paths.WEIGHTS_FILE)
+    assert "style_distance_vgg19" in metrics
 
 
 def test_saved_metrics_are_those_of_the_picture_as_written(prepared: Path) -> None:
