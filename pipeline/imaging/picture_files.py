@@ -5,7 +5,8 @@ The sizes in this module are Pillow's, (width, height); everywhere else they are
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """{orientation in the EXIF data: what makes it upright}; 1 is upright."""
+
+
+@contextmanager
+def of_any_size() -> Iterator[None]:
+    """Lets pictures of any size be read, which only those that this project wrote should be."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_picture(path: Path) -> Image.Image:

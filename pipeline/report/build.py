@@ -8,6 +8,7 @@ from pipeline import paths
 from pipeline.config.schema import ReportSettings, Tracking
 from pipeline.errors import UserError
 from pipeline.experiments.results import lacks_recorded_results, read_records, setting_text
+from pipeline.imaging.picture_files import of_any_size
 from pipeline.records.status import read_failure
 from pipeline.records.tracking import tracked_run, wandb_image
 from pipeline.report.pages import write_pages
@@ -17,6 +18,7 @@ NAMED = 10
 """How many experiments an error names."""
 
 
+@of_any_size()
 def build_report(plan: ReportSettings, tracking: Tracking) -> None:
     """Replaces the report in ``reports``, and logs its pictures to W&B.
 

@@ -25,6 +25,7 @@ from finished_runs import (
 )
 from markdown_it import MarkdownIt
 from markupsafe import escape
+from PIL import Image
 from test_tracking import Server, inspected, of_kind, server
 
 from pipeline import paths
@@ -160,7 +161,10 @@ def test_transparent_result_of_sixteen_bits_is_shown(results: Path) -> None:
     assert read_picture(Path("reports/sheets/both.png")).getpixel((20, 60)) == (255, 255, 255)
 
 
-def test_large_result_is_reduced_and_shown_in_parts(results: Path) -> None:
+def test_large_result_is_reduced_and_shown_in_parts(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600_000)  # a limit for input pictures
     image = torch.rand((1, 3, 700, 2100), generator=torch.Generator().manual_seed(0))
     write_result(image.round(), paths.EXPERIMENTS / "first/image.png", text={})
     report()

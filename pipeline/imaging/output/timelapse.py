@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.files import replacing
-from pipeline.imaging.picture_files import read_picture
+from pipeline.imaging.picture_files import of_any_size, read_picture
 
 DURATION_MS = 10_000
 """How long the animation takes, as far as each frame takes 40 to 400 ms."""
@@ -18,6 +18,7 @@ LONGEST_EDGE = 16383
 """Pixels of an edge that WebP holds."""
 
 
+@of_any_size()
 def write_timelapse(pictures: Sequence[Path], path: Path) -> None:
     """Writes pictures as frames of an animated WebP, atomically; equal input gives equal bytes.
 
