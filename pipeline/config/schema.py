@@ -250,7 +250,7 @@ class Figure(Section):
     rows: Annotated[list[Annotated[list[CellName], Field(min_length=1)]], Field(min_length=1)]
     row_titles: list[Label] = []
     column_titles: list[Label] = []
-    measure: Literal["reconstruction", "trade-off", "starts"] | None = None
+    measure: Literal["reconstruction", "trade-off", "starts", "distances"] | None = None
 
     @model_validator(mode="after")
     def _check_titles_fit(self) -> Self:

@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline import paths
-from pipeline.experiments.results import ExperimentRecord, setting_text
+from pipeline.experiments.results import COMPARED, ExperimentRecord, setting_text
 from pipeline.files import write_text
 from pipeline.imaging.picture_files import read_picture
 
 Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
 
+PLOTTED = "Style distance against content distance; a line joins those that none surpasses in both"
 LABELLED = 20
 """The most points of a plot that have a label each."""
 STYLE: Any = {
@@ -137,10 +138,27 @@ def measure_starts(records: Records, plot: Path) -> Measurement:
     return Measurement(["", *titles], rows, note, plotted)
 
 
+def measure_distances(records: Records, plot: Path) -> Measurement:
+    """Tabulates the measures of each experiment."""
+    plot_distances(records, plot)
+    names = [name for name in records[0].finished.metrics if name not in COMPARED]
+    rows = [
+        [record.name, *(f"{record.finished.metrics[name]:.4g}" for name in names)]
+        for record in records
+    ]
+    return Measurement(
+        ["experiment", *(name.replace("_", " ") for name in names)],
+        rows,
+        "Distances are 0 for the same content or style, structure is 1.",
+        PLOTTED,
+    )
+
+
 MEASURES: dict[str, Callable[[Records, Path], Measurement]] = {
     "reconstruction": measure_reconstructions,
     "trade-off": measure_trade_off,
     "starts": measure_starts,
+    "distances": measure_distances,
 }
 """The functions that measure finished experiments, by the values of ``figures.NAME.measure``."""
 

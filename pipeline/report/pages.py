@@ -136,7 +136,7 @@ def _figure(
     write_contact_sheet(layout, tiles, folder / f"sheets/{name}.png")
     complete = [entry.record for entry in shown if entry.image]
     plot = None
-    if len(complete) > 1:
+    if len(complete) > 1 and layout.measure != "distances":
         plot = f"media/figures/{name}-distances.svg"
         plot_distances(complete, folder / plot)
     measurement = None

@@ -316,7 +316,10 @@ def test_warm_start_on_the_network_itself_is_refused(changed: Any) -> None:
             "column_titles has 1 titles for 2",
         ),
         ({"rows": [["a"]], "mesure": "starts"}, "unknown key. Did you mean 'measure'"),
-        ({"rows": [["a"]], "measure": "weight"}, "'reconstruction', 'trade-off' or 'starts'"),
+        (
+            {"rows": [["a"]], "measure": "weight"},
+            "'reconstruction', 'trade-off', 'starts' or 'distances'",
+        ),
         ({"rows": [["a"]], "measure": "reconstruction"}, "reconstruction needs .* one loss"),
         ({"rows": [["from"]], "measure": "reconstruction"}, "none of which starts from it"),
         ({"rows": [["only"]], "measure": "trade-off"}, "trade-off needs .* both losses"),

@@ -15,6 +15,7 @@ from pipeline.experiments.results import ExperimentRecord, Results
 from pipeline.imaging.tensors import resize, to_picture, to_tensor
 from pipeline.report.figure_measures import (
     MEASURES,
+    measure_distances,
     measure_reconstructions,
     measure_starts,
     measure_trade_off,
@@ -171,6 +172,14 @@ def test_distances_are_plotted_with_the_names_that_tell_them_apart() -> None:
     text = PLOT.read_text("utf-8")
     assert all(f">{label}<" in text for label in ("1", "30", "content distance", "style distance"))
     assert "ratio" not in text
+
+
+def test_all_measures_are_tabulated() -> None:
+    metrics = {"content_distance": 0.12345, "style_distance": 2.0, "structure": 0.5, "total": 9.0}
+    measured = measure_distances([record("one", uniform(0), metrics=metrics)], PLOT)
+    assert measured.columns == ["experiment", "content distance", "style distance", "structure"]
+    assert measured.rows == [["one", "0.1235", "2", "0.5"]]
+    assert PLOT.is_file()
 
 
 def test_plots_have_the_same_bytes_twice() -> None:
