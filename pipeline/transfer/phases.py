@@ -123,9 +123,13 @@ class PhasedRun:
                     before.files,
                     tile=self.tiles.get(phase.name),
                 )
+                computed, devices = f"The phase {phase.name} was computed", self.group.size
                 if self.state.tile:
+                    by = f" by {devices} devices" if devices > 1 else ""
+                    self.state.notes.append(f"{computed} in tiles of {self.state.tile} pixels{by}")
+                elif devices > 1:
                     self.state.notes.append(
-                        f"The phase {phase.name} was computed in tiles of {self.state.tile} pixels"
+                        f"{computed} by one of {devices} devices: its image has no tile for each"
                     )
             result, saved = self._optimise_phase(phase, inputs, saved), None
             kind, reason = result.stop_reason

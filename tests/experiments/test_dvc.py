@@ -145,7 +145,15 @@ def test_metrics_experiments_and_plots_can_be_shown(project: Project) -> None:
     assert "experiments.first.content_weight" in table
     assert "data/experiments/first/metrics.json:style_distance" in table
     assert "stylize@first" in project.dvc("dag")
-    project.dvc("plots", "show", "--json")
+    project.change(lambda p: p["experiments"]["first"].update(seed=7))
+    project.repro()
+    project.dvc("plots", "diff", "--out", "compared")
+    page = (project.folder / "compared/index.html").read_text("utf-8")
+    picture = "data_experiments_first_image.png"
+    shown = [f"compared/static/{revision}_{picture}" for revision in ("HEAD", "workspace")]
+    one, other = ((project.folder / file).read_bytes() for file in shown)
+    assert one != other
+    assert all(file.removeprefix("compared/") in page for file in shown)
 
 
 def test_mistake_stops_with_its_sentence_and_loses_nothing(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,16 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import tiny_params, write_params
 from test_frozen import small_weights
 from test_tiles import picture, run
 
+from pipeline import paths
+from pipeline.config.params import read_params
+from pipeline.config.plan import read_plan
 from pipeline.errors import UserError
+from pipeline.experiments.executors.local import LocalExecutor
+from pipeline.experiments.progress import ProgressDisplay
 from pipeline.networks.shared_features import SharedFeatures
 from pipeline.runtime.process_group import process_group
 
@@ -38,6 +45,28 @@ def test_run_by_two_processes_has_the_picture_of_one_and_goes_on_to_the_same_bit
     assert "goes on after evaluation 7" in capsys.readouterr().out
     assert np.array_equal(picture(), two)
     assert not others()
+
+
+def test_image_without_a_tile_for_each_is_computed_by_one_and_says_so(
+    prepared: Path, weights_file: Path
+) -> None:
+    run(weights_file, devices=2, evaluations=2)
+    status = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())
+    note = "The phase main was computed by one of 2 devices: its image has no tile for each"
+    assert note in status["notes"]
+
+
+def test_worker_process_computes_with_several_devices(prepared: Path, weights_file: Path) -> None:
+    """It is a daemon, which multiprocessing lets have no children."""
+    params: Any = tiny_params(weights_file)
+    params["defaults"] |= {"evaluations": 2, "tile": 16, "size": 48, "devices": 2}
+    write_params(prepared, params | {"tracking": {"mode": "disabled"}})
+    with ProgressDisplay() as display, LocalExecutor(1, 2, display) as executor:
+        options = read_params().run_options("first")
+        outcome = executor.submit(read_plan("first"), options).result(timeout=120)
+    assert not outcome.error
+    status = json.loads((paths.EXPERIMENTS / "first/status.json").read_text())
+    assert status["counts"]["evaluations"] == 2
 
 
 def others() -> list[psutil.Process]:
