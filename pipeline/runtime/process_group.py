@@ -69,24 +69,16 @@ class ProcessGroup:
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Sends a message of the leader; the tensors in it get to the devices of the others."""
-        written, tensors = BytesIO(), []
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, value: Any) -> tuple[torch.Size, torch.dtype] | None:
-                if not isinstance(value, Tensor):
-                    return None
-                tensors.append(value.detach().to(group.device).contiguous())
-                return value.shape, value.dtype
-
-        group = self
-        Pickler(written).dump((self._unused, *message))
+        written = BytesIO()
+        pickler = _Pickler(written)
+        pickler.dump((self._unused, *message))
         self._unused = []
         for process in self.others:
             assert process.stdin is not None
             process.stdin.write(len(written.getvalue()).to_bytes(8) + written.getvalue())
             process.stdin.flush()
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+        for tensor in pickler.tensors:
+            dist.broadcast(tensor.detach().to(self.device).contiguous(), 0)
 
     def forget(self, number: int) -> None:
         """Frees the copies of a number with the next message: this one may come amid a sum."""
@@ -202,7 +194,8 @@ def _follow(store: str, rank: str, size: str, device: str, threads: str) -> None
     _join(group, Path(store))
     objects: dict[int, Any] = {}
     while length := int.from_bytes(sys.stdin.buffer.read(8)):
-        unused, number, what, arguments = _received(sys.stdin.buffer.read(length), group.device)
+        message = BytesIO(sys.stdin.buffer.read(length))
+        unused, number, what, arguments = _Unpickler(message, group.device).load()
         for old in unused:
             objects.pop(old, None)
         if isinstance(what, type):
@@ -213,16 +206,32 @@ def _follow(store: str, rank: str, size: str, device: str, threads: str) -> None
     dist.destroy_process_group()
 
 
-def _received(message: bytes, device: torch.device) -> tuple[Any, ...]:
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, identifier: tuple[torch.Size, torch.dtype]) -> Tensor:
-            shape, dtype = identifier
-            tensor = torch.empty(shape, dtype=dtype, device=device)
-            dist.broadcast(tensor, 0)
-            return tensor
+class _Pickler(pickle.Pickler):
+    """Leaves the tensors of a message out, and keeps them in their order."""
 
-    content: tuple[Any, ...] = Unpickler(BytesIO(message)).load()
-    return content
+    def __init__(self, file: BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: Any) -> tuple[torch.Size, torch.dtype] | None:
+        if not isinstance(value, Tensor):
+            return None
+        self.tensors.append(value)
+        return value.shape, value.dtype
+
+
+class _Unpickler(pickle.Unpickler):
+    """Receives the tensors that ``_Pickler`` left out."""
+
+    def __init__(self, file: BytesIO, device: torch.device) -> None:
+        super().__init__(file)
+        self.device = device
+
+    def persistent_load(self, identifier: tuple[torch.Size, torch.dtype]) -> Tensor:
+        shape, dtype = identifier
+        tensor = torch.empty(shape, dtype=dtype, device=self.device)
+        dist.broadcast(tensor, 0)
+        return tensor
 
 
 if __name__ == "__main__":

@@ -165,3 +165,22 @@ def test_tiles_are_the_largest_that_fit(
     for refused in (settings.model_copy(update={"tile": None}), sorted_positions):
         with pytest.raises(UserError, match=r"^3000x1995 pixels take"):
             choose_tiles(refused, cpu, "float32")
+
+
+def test_devices_divide_the_pairs_of_lbfgs_and_processes_on_a_cpu_share_its_memory() -> None:
+    demand = DEMAND._replace(tile=256)
+    pairs = 2 * 21 * 12 * PIXELS
+    assert estimate(demand) - estimate(demand._replace(devices=4)) == pairs * 3 // 4
+    two = demand._replace(devices=2)
+    assert estimate(two._replace(on_one_memory=True)) - HEAP == 2 * (estimate(two) - HEAP)
+
+
+def test_several_devices_have_a_tile_each_in_every_stage(
+    prepared: Path, weights_file: Path
+) -> None:
+    params = tiny_params(weights_file)
+    settings = {"size": 1024, "devices": 2, "content_layers": {"conv4_2": 1.0}}
+    params["defaults"] |= settings  # type: ignore[operator]
+    write_params(prepared, params)
+    chosen = choose_tiles(read_params().experiments["first"], torch.device("cpu"), "float32")
+    assert chosen == {"main": 256}  # of 512, the stage from conv4_1 on has edges of 1024 pixels
