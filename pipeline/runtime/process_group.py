@@ -2,7 +2,8 @@
 
 The first process leads: it runs the experiment as if it were alone, and has the others call the
 same methods as itself at the same time. Calls go through pipes, tensors through torch.distributed,
-by NCCL between GPUs and by Gloo between CPUs. The others hold no state that a checkpoint needs.
+by NCCL between GPUs and by Gloo between CPUs. What a checkpoint needs of
+the others, the leader fetches.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def process_group(size: int, device: torch.device) -> Iterator[ProcessGroup]:
             for process in group.others:
                 assert process.stdin is not None
                 process.stdin.close()
-                process.wait(CLOSING_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(CLOSING_S)
         except (RuntimeError, OSError) as error:
             _explain(group, error)
             raise
