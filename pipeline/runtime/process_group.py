@@ -2,8 +2,8 @@
 
 The first process leads: it runs the experiment as if it were alone, and has the others call the
 same methods as itself at the same time. Calls go through pipes, tensors through torch.distributed,
-by NCCL between GPUs and by Gloo between CPUs. What a checkpoint needs of
-the others, the leader fetches.
+by NCCL between GPUs and by Gloo between CPUs. What a checkpoint needs of the others, the leader
+fetches.
 """
 
 from __future__ import annotations
