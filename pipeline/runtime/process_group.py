@@ -8,6 +8,7 @@ fetches.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def process_group(size: int, device: torch.device) -> Iterator[ProcessGroup]:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         for rank in range(1, size):
-            arguments = map(str, (store, rank, size, devices[rank], each))
+            arguments = map(str, (os.getpid(), store, rank, size, devices[rank], each))
             command = [sys.executable, "-m", __name__, *arguments]
             # Signals of a terminal go to the leader alone, which ends the others.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -188,9 +189,9 @@ def _explain(group: ProcessGroup, error: Exception) -> None:
         ) from error
 
 
-def _follow(store: str, rank: str, size: str, device: str, threads: str) -> None:
+def _follow(leader: str, store: str, rank: str, size: str, device: str, threads: str) -> None:
     """Does what the leader sends, in a process of its own."""
-    end_with_parent()
+    end_with_parent(int(leader))
     torch.set_num_threads(int(threads))
     group = ProcessGroup(int(rank), int(size), device)
     _join(group, Path(store))

@@ -6,9 +6,12 @@ import threading
 import time
 
 
-def end_with_parent() -> None:
-    """Has SIGTERM end this process within a second of its parent's end."""
-    threading.Thread(target=_watch, args=[os.getppid()], daemon=True).start()
+def end_with_parent(parent: int | None = None) -> None:
+    """Has SIGTERM end this process within a second of its parent's end.
+
+    ``parent`` is the parent's number, which a parent that may end before this call should pass on.
+    """
+    threading.Thread(target=_watch, args=[parent or os.getppid()], daemon=True).start()
 
 
 def _watch(parent: int) -> None:

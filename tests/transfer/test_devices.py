@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,15 @@ def test_end_of_one_process_is_an_error_that_says_so() -> None:
     with pytest.raises(UserError, match=r"process 1 of the 2 .* ended with status -9"):
         evaluate_after_the_end_of_one()
     assert not others()
+
+
+def test_process_whose_leader_is_gone_before_it_began_ends(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    arguments = map(str, (gone.pid, tmp_path / "store", 1, 2, "cpu", 1))
+    command = [sys.executable, "-m", "pipeline.runtime.process_group", *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False)
+    assert done.returncode == -signal.SIGTERM
 
 
 def evaluate_after_the_end_of_one() -> None:
