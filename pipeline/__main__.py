@@ -165,6 +165,18 @@ def grid(
     print("To compute them: python -m pipeline run")
 
 
+@app.command()
+def sync(
+    folder: Annotated[Path, typer.Argument(help="The folder wandb/, or that of one run in it.")] = (
+        Path("wandb")
+    ),
+) -> None:
+    """Upload the offline runs of W&B, also from a folder that was moved."""
+    from pipeline.records.offline_runs import upload
+
+    upload(folder)
+
+
 @presets.command()
 def paper() -> None:
     """The pictures, the network and the size of the paper."""

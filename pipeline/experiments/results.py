@@ -184,15 +184,22 @@ def read_records(plan: ReportSettings) -> dict[str, ExperimentRecord]:
     return {name: _read_record(name, each, defaults) for name, each in plan.experiments.items()}
 
 
+def differing_keys(records: Sequence[ExperimentRecord]) -> list[str]:
+    """Returns the settings whose values, as text, are not equal in all experiments."""
+    keys = dict.fromkeys(key for record in records for key in record.settings)
+    return [
+        key for key in keys if len({setting_text(each.settings.get(key)) for each in records}) > 1
+    ]
+
+
 def differing_settings(records: Sequence[ExperimentRecord]) -> dict[str, dict[str, str]]:
     """Returns {experiment: {setting: its value as text}} of the settings that are not all equal.
 
     Of more than ``FEW`` settings, an experiment has those whose value is not the most frequent one.
     """
-    keys = dict.fromkeys(key for record in records for key in record.settings)
-    texts = {r.name: {key: setting_text(r.settings.get(key)) for key in keys} for r in records}
-    counts = {key: Counter(each[key] for each in texts.values()) for key in keys}
-    differing = [key for key in keys if len(counts[key]) > 1]
+    differing = differing_keys(records)
+    texts = {r.name: {key: setting_text(r.settings.get(key)) for key in differing} for r in records}
+    counts = {key: Counter(each[key] for each in texts.values()) for key in differing}
     usual = {}
     if len(differing) > FEW:
         usual = {key: counts[key].most_common(1)[0][0] for key in differing}

@@ -102,8 +102,9 @@ def default_group() -> str:
 
 
 def _sync_command(folder: Path) -> str:
-    """Returns the command that uploads an offline run, for a shell."""
-    return shlex.join(["wandb", "sync", str(folder)])
+    """Returns the command that uploads a run, or the rest of one, for a shell."""
+    online = [] if folder.name.startswith("offline-") else ["--include-online"]
+    return shlex.join(["wandb", "sync", *online, str(folder)])
 
 
 def wandb_image(picture: Image | Path, caption: str) -> Any:

@@ -11,6 +11,7 @@ from pipeline.experiments.results import lacks_recorded_results, read_records, s
 from pipeline.imaging.picture_files import of_any_size
 from pipeline.records.status import read_failure
 from pipeline.records.tracking import tracked_run, wandb_image
+from pipeline.report.experiment_table import TABLE, experiment_table
 from pipeline.report.pages import write_pages
 from pipeline.report.pictures import Picture, ReportEntry, add_pictures
 
@@ -74,8 +75,7 @@ def _log_pictures(
 ) -> None:
     """Logs a W&B run with all results, one section for each figure, and with their inputs.
 
-    Each picture is a file of the run. Those of a ``wandb.Table`` are kept elsewhere, and recorded
-    by absolute paths: ``wandb sync`` uploads none of them once the folder was moved.
+    Each picture is a file of the run. The table of all experiments has copies of the results.
     """
     pictures: dict[str, tuple[Picture, str]] = {}  # no name of a figure has a space in it
     for name, entry in entries.items():
@@ -97,3 +97,7 @@ def _log_pictures(
                 for key, (picture, caption) in pictures.items()
             }
         )
+        if entries:
+            table = {TABLE: experiment_table(entries)}
+            run.log(table)
+            run.summary.update(table)  # a W&B workspace shows tables of summaries

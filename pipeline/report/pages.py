@@ -12,6 +12,7 @@ from pipeline.config.schema import Figure, ReportSettings
 from pipeline.experiments.results import (
     COMPARED,
     ExperimentRecord,
+    differing_keys,
     differing_settings,
     setting_text,
 )
@@ -88,9 +89,7 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
     be most of the page.
     """
     records = [entry.record for entry in entries.values()]
-    texts = [{key: setting_text(value) for key, value in r.settings.items()} for r in records]
-    keys = dict.fromkeys(key for each in texts for key in each)
-    differing = [key for key in keys if len({each.get(key) for each in texts}) > 1]
+    differing = differing_keys(records)
     return {
         "settings": differing,
         "measures": measures_of(records),
@@ -101,9 +100,9 @@ def _table(entries: Mapping[str, ReportEntry]) -> dict[str, Any]:
                 "image": entry.image and entry.image.path,
                 "reason": entry.record.reason,
                 "curves": entry.curves,
-                "settings": [each.get(key, "") for key in differing],
+                "settings": [setting_text(entry.record.settings.get(key)) for key in differing],
             }
-            for entry, each in zip(entries.values(), texts, strict=True)
+            for entry in entries.values()
         ],
     }
 

@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.records.tracking import tracked_run, wandb_image
 
 KEY = "k" * 40
+MANIFEST = "wandb_manifest.json"
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,8 @@ class Server(BaseHTTPRequestHandler):
     history: ClassVar[list[dict[str, Any]]] = []
     uploads: ClassVar[dict[str, bytes]] = {}
     run: ClassVar[dict[str, Any]] = {}
+    artifacts: ClassVar[dict[str, dict[str, Any]]] = {}
+    """{id: the input of its creation, and whether it was committed and used}"""
 
     def handle_one_request(self) -> None:
         if self.fault == "never answers":
@@ -106,13 +109,53 @@ class Server(BaseHTTPRequestHandler):
             project = {"id": "p", "name": "project", "entity": {"id": "e", "name": "entity"}}
             bucket = {"id": "b", "name": query["variables"]["name"], "project": project}
             return {"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}
+        root = f"http://127.0.0.1:{self.server.server_port}/upload"  # type: ignore[attr-defined]
+        if "rtifact" in query["query"]:
+            return {"data": self._artifact(query, f"{root}/artifacts")}
         if "createRunFiles" in query["query"]:
-            root = f"http://127.0.0.1:{self.server.server_port}/upload"  # type: ignore[attr-defined]
             names = query["variables"]["files"]
             files = [{"name": name, "uploadUrl": f"{root}/{name}"} for name in names]
             answer = {"runID": "b", "uploadHeaders": [], "files": files}
             return {"data": {"createRunFiles": answer}}
         return {"data": {"viewer": {"id": "v", "entity": "entity", "flags": "{}"}}}
+
+    def _artifact(self, query: dict[str, Any], root: str) -> dict[str, Any]:
+        variables = query["variables"]
+        given = variables.get("input", variables)
+        if "createArtifact(" in query["query"]:
+            name = f"artifact-{len(self.artifacts)}"
+            self.artifacts[name] = given
+            sequence = {"id": f"sequence-{name}", "latestArtifact": None}
+            artifact = {"id": name, "state": "PENDING", "artifactSequence": sequence}
+            return {"createArtifact": {"artifact": artifact}}
+        if "ArtifactManifest(" in query["query"]:
+            name = given.get("artifactID") or given["artifactManifestID"]
+            url = given["includeUpload"] and f"{root}/{name}/{MANIFEST}"
+            file = {"id": f"file-{name}", "uploadUrl": url or None, "uploadHeaders": []}
+            manifest = {"artifactManifest": {"id": name, "file": file}}
+            return {"createArtifactManifest": manifest, "updateArtifactManifest": manifest}
+        if "createArtifactFiles(" in query["query"]:
+            files = [self._artifact_file(file, root) for file in given["artifactFiles"]]
+            return {"createArtifactFiles": {"files": {"edges": files}}}
+        if "commitArtifact(" in query["query"]:
+            self.artifacts[given["artifactID"]]["committed"] = True
+            return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+        if "useArtifact(" in query["query"]:
+            self.artifacts[given["artifactID"]]["used"] = True
+            return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
+        return {}
+
+    @staticmethod
+    def _artifact_file(file: dict[str, Any], root: str) -> dict[str, Any]:
+        artifact = file["artifactID"]
+        node = {
+            "storagePath": f"wandb_artifacts/{artifact}/{file['name']}",
+            "uploadUrl": f"{root}/{artifact}/{file['name']}",
+            "uploadHeaders": [],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": artifact},
+        }
+        return {"node": node}
 
     def _body(self) -> bytes:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -139,7 +182,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    for kept in (Server.history, Server.uploads, Server.run, Server.released):
+    for kept in (Server.history, Server.uploads, Server.run, Server.artifacts, Server.released):
         kept.clear()
     monkeypatch.setattr(Server, "fault", "")
     running = _QuietServer(("127.0.0.1", 0), Server)

@@ -112,11 +112,31 @@ def synced_folder(printed: str) -> Path:
     """Returns what the last line says to upload, once there is a record in it."""
     *_, last = printed.splitlines()
     command = last.removeprefix("W&B, offline: to upload this run, ")
-    wandb, sync, folder_name = shlex.split(command)
-    assert (wandb, sync) == ("wandb", "sync")
+    *words, folder_name = shlex.split(command)
     folder = Path(folder_name)
+    online = [] if folder.name.startswith("offline-") else ["--include-online"]
+    assert words == ["wandb", "sync", *online]
     assert list(folder.glob("*.wandb")), printed
     return folder
+
+
+def test_command_uploads_what_an_online_run_could_not(
+    server: ThreadingHTTPServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Server, "fault", "hangs at finish")
+    tracking = Tracking(finish_timeout=TIMEOUT_S)
+    with tracked_run(tracking, root=tmp_path, name="a", job_type="b", config={}) as run:
+        run.log({"evaluation": 1})
+    wandb.teardown()
+    folder = synced_folder(capfd.readouterr().out)
+    monkeypatch.setattr(Server, "fault", "")
+    Server.uploads.clear()
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert "wandb-summary.json" in Server.uploads
 
 
 def test_unreachable_server_costs_its_timeout(

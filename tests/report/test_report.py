@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-import subprocess
-import sys
 from html import unescape
 from html.parser import HTMLParser
 from http.server import ThreadingHTTPServer
@@ -38,8 +37,10 @@ from pipeline.imaging.output.result_files import write_result
 from pipeline.imaging.output.timelapse import write_timelapse
 from pipeline.imaging.picture_files import read_picture
 from pipeline.records.locks import sole_run
+from pipeline.records.offline_runs import upload
 from pipeline.records.status import record_failure
 from pipeline.report import build
+from pipeline.report.experiment_table import TABLE
 from pipeline.report.pages import markdown
 from pipeline.stages.fetch import fetch
 from pipeline.stages.report import report
@@ -447,10 +448,14 @@ def test_wandb_gets_the_pictures_of_all_experiments(
     assert pictures == {"both/first", "both/second"} | inputs
     moved = results / "moved"
     (results / "wandb").rename(moved)
-    (run,) = moved.glob("offline-run-*")
-    command = [sys.executable, "-m", "wandb", "sync", str(run)]
-    subprocess.run(command, cwd=results / "home", check=True, capture_output=True)
-    uploaded = set(Server.uploads.values())
+    upload(moved)
+    uploaded = [body for name, body in Server.uploads.items() if not name.startswith("artifacts/")]
     shown = ["experiments/first/image.png", "experiments/second/image.png"]
     shown += [f"pictures/{name}.jpg" for name in ("chelsea", "coffee", "gravel")]
-    assert {(paths.REPORTS / "media" / name).read_bytes() for name in shown} <= uploaded
+    assert {(paths.REPORTS / "media" / name).read_bytes() for name in shown} <= set(uploaded)
+    of_table = [body for name, body in Server.uploads.items() if name.startswith("artifacts/")]
+    results_shown = {(paths.REPORTS / "media" / name).read_bytes() for name in shown[:2]}
+    assert results_shown <= set(of_table)
+    summary = json.loads(Server.uploads["wandb-summary.json"])
+    assert summary[TABLE]["nrows"] == 2
+    assert summary[TABLE]["artifact_path"]
