@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from pipeline.imaging.tensors import as_saved, to_size
 from pipeline.losses.objective import Objective
 from pipeline.measures.picture import measure
 from pipeline.records.identity import Run, identify
+from pipeline.records.lineage import log_lineage
 from pipeline.records.locks import sole_run
 from pipeline.records.provenance import code_version, provenance, settings_text
 from pipeline.records.status import recording_failure
@@ -81,6 +83,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
             job_type="stylize",
             config={
                 "experiment": name,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
                 "code": code_version(),
                 **run.description,
@@ -101,6 +104,7 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
         metrics = _write_results(run, result)
         if picture:
             _write_image(run, result.image, picture)
+        log_lineage(tracked, plan, run.description)
         image = paths.EXPERIMENTS / name / "image.png"
         ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
         # The hash tells which of an experiment's runs made the image.png that is there.

@@ -7,13 +7,15 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+import psutil
 from pydantic import ValidationError
 
 from pipeline.errors import UserError, masked
@@ -21,7 +23,7 @@ from pipeline.records.provenance import code_version
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from wandb import Run
+    from wandb import Artifact, Run
 
     from pipeline.config.schema import Tracking
 
@@ -32,6 +34,8 @@ NAMES_OF_ONE_RUN = "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_F
 """Variables that would make all runs of a command overwrite each other."""
 TIMEOUT_S = 15.0
 """How long a run waits for the server at its start and at its end, if nothing else is said."""
+GRACE_S = 3.0
+"""How much longer W&B's process may take for its end before it is killed."""
 MIN_FREE_MIB = 16
 """MiB that must be free for the files of a W&B run: its curves and pictures."""
 
@@ -47,7 +51,9 @@ def tracked_run(
     group: str | None = None,
     against: str = "evaluation",
 ) -> Iterator[Run]:
-    """Yields a W&B run whose ``log`` and ``summary.update`` do not raise, and finishes it.
+    """Yields a W&B run that does not raise, and finishes it.
+
+    Of its methods ``log``, ``log_artifact``, ``use_artifact`` and ``summary.update`` are safe.
 
     The summary holds what ``summary.update`` is given, and no last values of the curves. If the
     block raises, the run is finished as failed, and ``end`` in its summary says whether it was
@@ -114,7 +120,7 @@ def wandb_image(picture: Image | Path, caption: str) -> Any:
     try:
         return wandb.Image(str(picture) if isinstance(picture, Path) else picture, caption=caption)
     except Exception as error:  # noqa: BLE001 - no failure of W&B may end an experiment
-        print(f"W&B cannot keep the picture of {caption} ({_first_line(error)})")
+        print(f"W&B cannot keep the picture of {caption} ({first_line(error)})")
         return None
 
 
@@ -124,6 +130,8 @@ class _SafeRun:
     def __init__(self, run: Run) -> None:
         self._run, self.incomplete = run, False
         self.log = partial(self._try, run.log)
+        self.log_artifact = partial(self._try, _publish, run)
+        self.use_artifact = partial(self._try, _publish, run, used=True)
         self.summary = SimpleNamespace(update=partial(self._try, run.summary.update))
 
     def __getattr__(self, name: str) -> Any:
@@ -134,8 +142,23 @@ class _SafeRun:
             action(*arguments, **options)
         except Exception as error:  # noqa: BLE001 - no failure of W&B may end an experiment
             if not self.incomplete:
-                print(f"W&B cannot keep all of this run ({_first_line(error)})")
+                print(f"W&B cannot keep all of this run ({first_line(error)})")
             self.incomplete = True
+
+
+def _publish(
+    run: Run, artifact: Artifact, *, aliases: Sequence[str] = (), used: bool = False
+) -> None:
+    """Does what the methods ``log_artifact`` and ``use_artifact`` of a run do, but does not wait.
+
+    Online, both first ask the server, and our time-outs do not apply to that. Offline, the second
+    raises. What either sends in the end is this message, which W&B treats alike in both modes.
+    """
+    artifact.finalize()
+    assert run._interface is not None
+    run._interface.publish_artifact(
+        run, artifact, [*aliases, "latest"], is_user_created=True, use_after_commit=used
+    )
 
 
 def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) -> Run:
@@ -171,7 +194,7 @@ def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) ->
             try:
                 return wandb.init(mode=mode, settings=settings, **arguments)
             except (wandb.Error, OSError) as error:
-                print(f"W&B does not answer ({_first_line(error)}): this run is tracked offline")
+                print(f"W&B does not answer ({first_line(error)}): this run is tracked offline")
                 mode = "offline"
         try:
             return wandb.init(mode=mode, settings=settings, **arguments)
@@ -179,7 +202,7 @@ def _start(tracking: Tracking, defaults: Mapping[str, Any], **arguments: Any) ->
             raise
         except (wandb.Error, OSError) as error:
             print(
-                f"W&B cannot keep a record in {arguments['dir']} ({_first_line(error)}): this run "
+                f"W&B cannot keep a record in {arguments['dir']} ({first_line(error)}): this run "
                 "is not tracked. Make room there, and run the experiment again to have it tracked"
             )
             return wandb.init(mode="disabled", settings=settings, **arguments)
@@ -225,7 +248,7 @@ def _mode(tracking: Tracking) -> Mode:
         if read_netrc_auth(host=wandb.setup().settings.base_url) is not None:
             return "online"
     except (wandb.Error, OSError) as error:
-        print(f"W&B's key cannot be read ({_first_line(error)}): this run is tracked offline")
+        print(f"W&B's key cannot be read ({first_line(error)}): this run is tracked offline")
     return "offline"
 
 
@@ -249,14 +272,41 @@ def _folder_with_space(root: Path) -> Path:
 
 def _finish(run: Run, exit_code: int, incomplete: bool) -> None:
     folder, offline = Path(run.dir).parent, run.offline or incomplete
+    # W&B's own time-out does not end the upload of an artifact.
+    limit = threading.Timer((run.settings.finish_timeout or 0) + GRACE_S, _end_process)
+    limit.daemon = True
     try:
+        if not run.offline and run.settings.finish_timeout:
+            limit.start()
         run.finish(exit_code=exit_code)
     except Exception as error:  # noqa: BLE001 - the record is on disk, whatever W&B says
-        print(f"W&B could not finish its upload ({_first_line(error)})")
+        print(f"W&B could not finish its upload ({first_line(error)})")
         offline = True
+        if limit.finished.is_set():
+            _forget_process()
+            print(f"W&B's process did not end and was stopped: the end of {folder} may be missing")
+    finally:
+        limit.cancel()
     if offline and folder.is_dir():
         print(f"W&B, offline: to upload this run, {_sync_command(folder)}")
 
 
-def _first_line(error: BaseException) -> str:
+def _end_process() -> None:
+    """Kills W&B's process, with what it has not written of the record."""
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if process.name().startswith("wandb-core"):
+                process.kill()
+
+
+def _forget_process() -> None:
+    """Lets the next run begin a process of its own."""
+    import wandb
+
+    with suppress(Exception):  # the process does not answer any more
+        wandb.teardown()
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, without passwords."""
     return masked((str(error).splitlines() or [type(error).__name__])[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,9 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
     pictures = [path.name for path in prepared.glob("wandb/offline-run-*/files/media/images/*")]
     assert sum(name.startswith("intermediate") for name in pictures) == 2
     assert sum(name.startswith("result") for name in pictures) == 1
+    artifacts = {(r["artifact"]["name"], r["artifact"]["type"]) for r in records if "artifact" in r}
+    inputs = {("picture.chelsea", "input"), ("picture.gravel", "input")}
+    assert artifacts == {("first", "result"), ("network.vgg19", "network")} | inputs
     for wanted in ("content_weight", "weights_sha256", sha256(paths.picture("chelsea"))):
         assert wanted in text
 
@@ -294,6 +298,7 @@ def test_config_in_wandb_tells_runs_apart(
     assert config["experiment"] == "first"
     assert config.get("dvc_experiment") == queued
     assert config["code"] == code
+    assert abs(datetime.fromisoformat(config["started"]) - datetime.now(UTC)).seconds < 600
     assert config["plan"] == sha256(paths.plan("first"))
     assert config["device"] == "cpu"
     assert config["precision"] in ("float32", "bf16")
