@@ -177,6 +177,16 @@ def sync(
     upload(folder)
 
 
+@app.command()
+def dashboard() -> None:
+    """Save a W&B workspace with the curves, the pictures and the measures of all experiments."""
+    from pipeline.config.params import read_params
+    from pipeline.config.plan import read_report_plan
+    from pipeline.report.dashboard import save_dashboard
+
+    print(save_dashboard(read_report_plan(), read_params().tracking))
+
+
 @presets.command()
 def paper() -> None:
     """The pictures, the network and the size of the paper."""

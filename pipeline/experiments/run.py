@@ -106,7 +106,9 @@ def _run(plan: Plan, options: RunOptions, report: ReportProgress, picture: Path 
             _write_image(run, result.image, picture)
         log_lineage(tracked, plan, run.description)
         image = paths.EXPERIMENTS / name / "image.png"
-        ending = {"end": result.stop_reason.kind, "result": wandb_image(image, name)}
+        shown = {"result": wandb_image(image, name)}
+        tracked.log(shown)  # the media panels of W&B show what is in the history
+        ending = {"end": result.stop_reason.kind, **shown}
         # The hash tells which of an experiment's runs made the image.png that is there.
         tracked.summary.update({**metrics, **ending, "result_sha256": sha256(image)})
 

@@ -32,6 +32,8 @@ OTHER_NAMES = {"dryrun": "offline", "run": "online"}
 """Values of WANDB_MODE that mean the same as one of the above."""
 NAMES_OF_ONE_RUN = "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM"
 """Variables that would make all runs of a command overwrite each other."""
+PROJECT = "style-transfer"
+"""Of all runs, if nothing else is said."""
 TIMEOUT_S = 15.0
 """How long a run waits for the server at its start and at its end, if nothing else is said."""
 GRACE_S = 3.0
@@ -81,7 +83,7 @@ def tracked_run(
     for kind in ("CACHE", "DATA"):  # by default both are under the user's home
         os.environ.setdefault(f"WANDB_{kind}_DIR", str(folder / "wandb" / kind.lower()))
     defaults = {
-        "project": "style-transfer",
+        "project": PROJECT,
         "run_group": group or default_group(),
         "run_name": name,
         "run_job_type": job_type,

@@ -257,8 +257,10 @@ def test_offline_run_has_a_row_for_each_evaluation_and_the_images(prepared: Path
     stylize("first")
     records = inspected(prepared)
     text = json.dumps(records)
-    rows = [record for record in records if "history" in record]
-    assert len(rows) == 6, text[:2000]
+    rows = [record["history"]["item"] for record in records if "history" in record]
+    assert [row["evaluation"] for row in rows if "total" in row] == [*range(1, 7)], text[:2000]
+    assert len(rows) == 7
+    assert rows[-1]["result.path"].startswith("media/images/result")
     pictures = [path.name for path in prepared.glob("wandb/offline-run-*/files/media/images/*")]
     assert sum(name.startswith("intermediate") for name in pictures) == 2
     assert sum(name.startswith("result") for name in pictures) == 1
