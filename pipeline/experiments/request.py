@@ -10,6 +10,7 @@ from pipeline.config.params import validated
 from pipeline.config.schema import STARTS, Params
 from pipeline.config.yaml_file import parse
 from pipeline.errors import UserError
+from pipeline.records.tracking import in_sweep
 
 EXPERIMENT = "transfer"
 """The experiment's name, in its own workspace and in the metadata of its picture."""
@@ -112,7 +113,7 @@ def to_content(request: Request, vgg19_is_here: bool) -> dict[str, Any]:
         "figures": {},
         "cast": {},
         "grids": {},
-        "tracking": {"mode": "disabled"},
+        "tracking": {"mode": "auto" if in_sweep() else "disabled"},
     }
 
 

@@ -8,6 +8,7 @@ it was stopped.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipeline.imaging.output.result_files import check_output
 from pipeline.networks.prepare import prepare
 from pipeline.networks.weight_files import cached_imagenet_weights
 from pipeline.records.locks import hold
+from pipeline.records.tracking import in_sweep
 
 MAX_AGE = 30 * 86_400.0
 """Seconds after which the workspace of a run that was stopped is removed."""
@@ -56,6 +58,8 @@ def transfer(request: Request, out: Path, save_as: str = "") -> None:
     workspace = cache / "runs" / key
     _remove_old(cache / "runs", workspace)
     (workspace / "data").mkdir(parents=True, exist_ok=True)
+    if in_sweep():  # its W&B run stays when the workspace is removed
+        os.environ.setdefault("WANDB_DIR", str(Path.cwd()))
     with contextlib.chdir(workspace):
         if not paths.BACKBONE.exists():
             paths.BACKBONE.symlink_to(network, target_is_directory=True)

@@ -76,7 +76,7 @@ def tracked_run(
     Raises:
         UserError: W&B refuses its settings in params.yaml or in the environment.
     """
-    for variable in NAMES_OF_ONE_RUN:
+    for variable in NAMES_OF_ONE_RUN if not in_sweep() else ():
         if os.environ.pop(variable, None):
             print(f"{variable} is not used: each experiment is a W&B run of its own")
     folder = _folder_with_space(root / Path(os.environ.get("WANDB_DIR", "")).expanduser())
@@ -101,6 +101,11 @@ def tracked_run(
         raise
     finally:
         _finish(run, exit_code, safe.incomplete)
+
+
+def in_sweep() -> bool:
+    """Returns whether an agent of a W&B sweep began this process, for one run that it names."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def default_group() -> str:
