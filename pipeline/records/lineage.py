@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import requests
-
 from pipeline import paths
 from pipeline.config.plan import Plan
 from pipeline.records.provenance import code_version
-from pipeline.records.tracking import first_line
+from pipeline.records.tracking import first_line, takes_artifacts
 
 if TYPE_CHECKING:
     from wandb import Artifact, Run
 
 RESULT_FILES = "image.png", "history.csv", "metrics.json"
 LOCK_FILE = Path("dvc.lock")
-ANSWER_S = 2.0
-"""How long the server may take for an answer at the end of an online run."""
 
 
 class Input(NamedTuple):
@@ -48,7 +44,7 @@ def log_lineage(run: "Run", plan: Plan, description: Mapping[str, Any]) -> None:
     """
     if run.disabled:
         return
-    if not run.offline and not _answers(run.settings.base_url):
+    if not takes_artifacts(run):
         print(f"W&B does not answer: the lineage of {plan.experiment} is not kept")
         return
     try:
@@ -60,14 +56,6 @@ def log_lineage(run: "Run", plan: Plan, description: Mapping[str, Any]) -> None:
     run.log_artifact(result, aliases=aliases)
     for artifact in inputs:
         run.use_artifact(artifact, aliases=aliases)
-
-
-def _answers(address: str) -> bool:
-    try:
-        requests.head(address, timeout=ANSWER_S)
-    except requests.RequestException:
-        return False
-    return True
 
 
 def _artifacts(plan: Plan, description: Mapping[str, Any]) -> tuple["Artifact", list["Artifact"]]:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import psutil
+import requests
 from pydantic import ValidationError
 
 from pipeline.errors import UserError, masked
@@ -38,6 +39,8 @@ TIMEOUT_S = 15.0
 """How long a run waits for the server at its start and at its end, if nothing else is said."""
 GRACE_S = 3.0
 """How much longer W&B's process may take for its end before it is killed."""
+ANSWER_S = 2.0
+"""How long the server of an online run may take for an answer before artifacts are logged."""
 MIN_FREE_MIB = 16
 """MiB that must be free for the files of a W&B run: its curves and pictures."""
 
@@ -129,6 +132,17 @@ def wandb_image(picture: Image | Path, caption: str) -> Any:
     except Exception as error:  # noqa: BLE001 - no failure of W&B may end an experiment
         print(f"W&B cannot keep the picture of {caption} ({first_line(error)})")
         return None
+
+
+def takes_artifacts(run: Run) -> bool:
+    """Returns whether a run is offline, or its server answers: without, W&B would wait for it."""
+    if run.disabled or run.offline:
+        return True
+    try:
+        requests.head(run.settings.base_url, timeout=ANSWER_S)
+    except requests.RequestException:
+        return False
+    return True
 
 
 class _SafeRun:

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.experiments.results import lacks_recorded_results, read_records, setting_text
 from pipeline.imaging.picture_files import of_any_size
 from pipeline.records.status import read_failure
-from pipeline.records.tracking import tracked_run, wandb_image
+from pipeline.records.tracking import takes_artifacts, tracked_run, wandb_image
 from pipeline.report.experiment_table import TABLE, experiment_table
 from pipeline.report.pages import write_pages
 from pipeline.report.pictures import Picture, ReportEntry, add_pictures
@@ -97,7 +97,7 @@ def _log_pictures(
                 for key, (picture, caption) in pictures.items()
             }
         )
-        if entries:
+        if entries and takes_artifacts(run):
             table = {TABLE: experiment_table(entries)}
             run.log(table)
             run.summary.update(table)  # a W&B workspace shows tables of summaries

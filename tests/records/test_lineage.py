@@ -217,7 +217,7 @@ def test_server_that_does_not_answer_gets_no_lineage(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(lineage, "ANSWER_S", 0.1)
+    monkeypatch.setattr(tracking, "ANSWER_S", 0.1)
     options = Tracking(mode="online", finish_timeout=0.5)
     with tracked_run(options, root=Path().absolute(), name="a", job_type="b", config={}) as run:
         monkeypatch.setattr(Server, "fault", "never answers")

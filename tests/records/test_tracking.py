@@ -143,7 +143,7 @@ class Server(BaseHTTPRequestHandler):
         if "useArtifact(" in query["query"]:
             self.artifacts[given["artifactID"]]["used"] = True
             return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
-        return {}
+        return {"project": None}  # there is no artifact of that name
 
     @staticmethod
     def _artifact_file(file: dict[str, Any], root: str) -> dict[str, Any]:

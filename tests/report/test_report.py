@@ -459,3 +459,16 @@ def test_wandb_gets_the_pictures_of_all_experiments(
     summary = json.loads(Server.uploads["wandb-summary.json"])
     assert summary[TABLE]["nrows"] == 2
     assert summary[TABLE]["artifact_path"]
+
+
+@pytest.mark.parametrize("fault", ["", "dies in the middle"])
+def test_table_is_logged_online_while_the_server_answers(
+    fault: str, results: Path, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = {"mode": "online", "init_timeout": 2, "finish_timeout": 2}
+    plan_experiments(experiments_with_markup() | {"tracking": tracking})
+    monkeypatch.setattr(Server, "fault", fault)
+    report()
+    wandb.teardown()
+    tables = [each for each in Server.artifacts.values() if each["artifactTypeName"] == "run_table"]
+    assert [each.get("committed") for each in tables] == ([] if fault else [True])
