@@ -8,15 +8,15 @@ fetches.
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from io import BytesIO
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,20 +66,23 @@ class ProcessGroup:
     def copies(self, kind: type, *arguments: Any) -> Copies:
         """Makes ``kind(group, *arguments)`` in the other processes. For the leader."""
         self._copies += 1
-        self.send((self._copies, kind, arguments))
+        self.send(self._copies, f"{kind.__module__}:{kind.__name__}", arguments)
         return Copies(self, self._copies)
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Sends a message of the leader; the tensors in it get to the devices of the others."""
-        written = BytesIO()
-        pickler = _Pickler(written)
-        pickler.dump((self._unused, *message))
+    def send(self, number: int, what: str, arguments: Sequence[Any]) -> None:
+        """Has the copies of a number call a method, or be made if ``what`` is MODULE:CLASS.
+
+        The arguments are tensors, types of tensors, what JSON has, and mappings and sequences of
+        these, which arrive as dictionaries and lists.
+        """
+        tensors: list[Tensor] = []
+        message = json.dumps([self._unused, number, what, _described(arguments, tensors)]).encode()
         self._unused = []
         for process in self.others:
             assert process.stdin is not None
-            process.stdin.write(len(written.getvalue()).to_bytes(8) + written.getvalue())
+            process.stdin.write(message + b"\n")
             process.stdin.flush()
-        for tensor in pickler.tensors:
+        for tensor in tensors:
             dist.broadcast(tensor.detach().to(self.device).contiguous(), 0)
 
     def forget(self, number: int) -> None:
@@ -99,7 +102,7 @@ class Copies:
 
     def call(self, method: str, *arguments: Any) -> None:
         """Has each copy call a method; the leader then calls the same one of its own object."""
-        self.group.send((self.number, method, arguments))
+        self.group.send(self.number, method, arguments)
 
     def __del__(self) -> None:
         self.group.forget(self.number)
@@ -196,45 +199,48 @@ def _follow(leader: str, store: str, rank: str, size: str, device: str, threads:
     group = ProcessGroup(int(rank), int(size), device)
     _join(group, Path(store))
     objects: dict[int, Any] = {}
-    while length := int.from_bytes(sys.stdin.buffer.read(8)):
-        message = BytesIO(sys.stdin.buffer.read(length))
-        unused, number, what, arguments = _Unpickler(message, group.device).load()
+    for message in sys.stdin.buffer:
+        unused, number, what, described = json.loads(message)
         for old in unused:
             objects.pop(old, None)
-        if isinstance(what, type):
-            objects[number] = what(group, *arguments)
+        arguments = _received(described, group.device)
+        module, is_class, name = what.partition(":")
+        if is_class:
+            objects[number] = getattr(import_module(module), name)(group, *arguments)
         else:
             getattr(objects[number], what)(*arguments)
         del arguments
     dist.destroy_process_group()
 
 
-class _Pickler(pickle.Pickler):
-    """Leaves the tensors of a message out, and keeps them in their order."""
+def _described(value: Any, tensors: list[Tensor]) -> Any:
+    """Returns a value as JSON has it; the tensors in it are added to the list."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return {"tensor": list(value.shape), "dtype": str(value.dtype)}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value)}
+    if isinstance(value, Mapping):
+        return {"items": {key: _described(each, tensors) for key, each in value.items()}}
+    if isinstance(value, list | tuple):
+        return [_described(each, tensors) for each in value]
+    return value
 
-    def __init__(self, file: BytesIO) -> None:
-        super().__init__(file)
-        self.tensors: list[Tensor] = []
 
-    def persistent_id(self, value: Any) -> tuple[torch.Size, torch.dtype] | None:
-        if not isinstance(value, Tensor):
-            return None
-        self.tensors.append(value)
-        return value.shape, value.dtype
-
-
-class _Unpickler(pickle.Unpickler):
-    """Receives the tensors that ``_Pickler`` left out."""
-
-    def __init__(self, file: BytesIO, device: torch.device) -> None:
-        super().__init__(file)
-        self.device = device
-
-    def persistent_load(self, identifier: tuple[torch.Size, torch.dtype]) -> Tensor:
-        shape, dtype = identifier
-        tensor = torch.empty(shape, dtype=dtype, device=self.device)
-        dist.broadcast(tensor, 0)
-        return tensor
+def _received(described: Any, device: torch.device) -> Any:
+    """Returns the value that was described, and receives the tensors in it in their order."""
+    if isinstance(described, list):
+        return [_received(each, device) for each in described]
+    if not isinstance(described, dict):
+        return described
+    if "items" in described:
+        return {key: _received(each, device) for key, each in described["items"].items()}
+    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    if "tensor" not in described:
+        return dtype
+    tensor = torch.empty(described["tensor"], dtype=dtype, device=device)
+    dist.broadcast(tensor, 0)
+    return tensor
 
 
 if __name__ == "__main__":
