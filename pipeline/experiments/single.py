@@ -52,6 +52,21 @@ def transfer(request: Request, out: Path, save_as: str = "") -> None:
     check_output(out, output.bits, output.alpha)
     if save_as:
         add_experiment(save_as, params)
+    compute_picture(params, out)
+    print(out)
+
+
+def compute_picture(params: Params, out: Path) -> None:
+    """Computes one picture from checked parameters and writes it to ``out``.
+
+    Args:
+        params: parameters whose only experiment is named ``EXPERIMENT``.
+        out: an absolute path that ``check_output`` accepts.
+
+    Raises:
+        UserError: a picture or the weights of the network cannot be read, or do not fit.
+        SystemExit: as in ``transfer``.
+    """
     key = hashlib.sha256(json_text(params.model_dump(mode="json")).encode()).hexdigest()[:16]
     cache = Path(pooch.os_cache("style-transfer"))
     network = _prepared_network(params, cache / "networks")
@@ -69,7 +84,6 @@ def transfer(request: Request, out: Path, save_as: str = "") -> None:
             options = params.run_options(EXPERIMENT)
             run_experiment(read_plan(EXPERIMENT), options, display.report, out)
     shutil.rmtree(workspace, ignore_errors=True)
-    print(out)
 
 
 def _fetch(params: Params) -> None:
