@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import io
 import multiprocessing
@@ -150,6 +151,7 @@ def _compute(task: Task) -> str:
     with contextlib.redirect_stdout(io.StringIO()):
         compute_picture(task.params, part)
     part.replace(task.file)
+    gc.collect()  # a module and its trainer refer to each other
     return task.file.name
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
 /**
- * Returns the strengths of the Bradley–Terry model, {name: strength}; their geometric mean is 1.
+ * Returns the strengths of the Bradley–Terry model, {name: strength}.
  *
  * The minorisation–maximisation algorithm of Hunter 2004 (MM algorithms for generalized
  * Bradley–Terry models, eq. 3): p_i ← W_i / Σ_j N_ij / (p_i + p_j), with W_i the wins of i and N_ij
@@ -10,7 +10,8 @@
  * @param {string[]} names
  * @param {{winner: string, loser: string, count: number}[]} wins A tie is half a win for each.
  * @param {number} prior Ties of each name with an imaginary opponent of strength 1. With 0, there
- *   are finite strengths only where no group of names wins or loses all against the others.
+ *   are finite strengths only where no group of names wins or loses all against the others, and
+ *   their geometric mean is 1.
  */
 function bradleyTerry(names, wins, prior) {
   const zeros = () => new Map(names.map((name) => [name, 0]));
@@ -34,6 +35,7 @@ function bradleyTerry(names, wins, prior) {
     change = Math.max(...names.map((name) => Math.abs(next.get(name) / strengths.get(name) - 1)));
     strengths = next;
   }
+  if (prior) return Object.fromEntries(strengths);
   const logs = [...strengths.values()].map(Math.log);
   const mean = Math.exp(logs.reduce((sum, log) => sum + log, 0) / logs.length);
   return Object.fromEntries(names.map((name) => [name, strengths.get(name) / mean]));
