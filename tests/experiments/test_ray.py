@@ -76,6 +76,7 @@ def change(
     write_params(workspace, params | {"checkpoints": {"every": 0.2}})
 
 
+@pytest.mark.usefixtures("measured")
 def test_results_and_wandb_runs_are_those_of_this_process(
     cluster: Any, prepared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -209,3 +211,14 @@ def test_convolutions_leave_cudnn_as_they_found_it(weights: dict[str, Tensor]) -
     before = torch.backends.cudnn.conv.fp32_precision
     FrozenFeatures(weights, "avg", "tf32")(IMAGE, {"features": ["conv1_1"]})
     assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_network_is_freed_with_its_last_reference(weights: dict[str, Tensor]) -> None:
+    """The statistics lead through autograd to the network, where Python finds no cycle."""
+    network = FrozenFeatures(weights, "avg")
+    reference = weakref.ref(network)
+    image = IMAGE.clone().requires_grad_()
+    statistics = network(image, {"gram_matrix": ["conv1_1", "conv2_1"]})
+    statistics["gram_matrix"]["conv2_1"].sum().backward()
+    del network, statistics
+    assert reference() is None

@@ -25,7 +25,16 @@ def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def entry(name: str, metrics: dict[str, Any], **settings: Any) -> ReportEntry:
     settings = {"content": "cat", "style": "waves", "size": 64} | settings
-    results = Results(metrics, {}, {}, [], Path(), {})
+    results = Results(
+        metrics=metrics,
+        counts={},
+        losses={},
+        provenance={},
+        history={},
+        notes=[],
+        image=Path(),
+        intermediates={},
+    )
     record = ExperimentRecord(name, settings, frozenset(), {}, results)
     return ReportEntry(record, {}, Picture(f"{name}.png", 5, 3))
 

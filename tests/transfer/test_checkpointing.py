@@ -142,8 +142,10 @@ def flip_a_bit(content: bytearray) -> None:
 
 
 def zero_a_sector(content: bytearray) -> None:
-    middle = len(content) // 2
-    content[middle : middle + 512] = bytes(512)
+    """Of those after the middle, the first that is not all zeros already."""
+    sectors = range(len(content) // 2, len(content), 512)
+    start = next(each for each in sectors if any(content[each : each + 512]))
+    content[start : start + 512] = bytes(len(content[start : start + 512]))
 
 
 def cut_short(content: bytearray) -> None:
@@ -529,6 +531,7 @@ def test_second_process_that_runs_an_experiment_is_refused(workspace: Path) -> N
         pass
 
 
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
 )

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,12 @@ def test_worker_process_computes_with_several_devices(prepared: Path, weights_fi
 
 def others() -> list[psutil.Process]:
     """Returns the processes that this one has started for a picture and that still run."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if "pipeline.runtime.process_group" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "pipeline.runtime.process_group" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def test_end_of_one_process_is_an_error_that_says_so() -> None:

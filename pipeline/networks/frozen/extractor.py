@@ -286,7 +286,10 @@ class _CollectedStatistics(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.needs = network, needs
         statistics, ctx.tape = network.collect(image, needs, context)
-        return tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
+        outputs = tuple(statistics[kind][layer] for kind in needs for layer in needs[kind])
+        # The tape must not hold the outputs, which hold it: Python would free neither.
+        ctx.tape.collector.statistics = {}
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *values: Tensor) -> tuple[Tensor | None, ...]:
