@@ -27,7 +27,7 @@ Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
 
 PLOTTED = "Style distance against content distance; a line joins those that none surpasses in both"
-LABELLED = 20
+LABELLED = 10
 """The most points of a plot that have a label each."""
 STYLE: Any = {
     "svg.hashsalt": "style-transfer",  # the identifiers in the file are random without it
