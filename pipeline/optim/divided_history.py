@@ -51,10 +51,8 @@ class DividedHistory(History):
         combination: Tensor = self._call("combine", coefficients)
         return combination
 
-    def take_step(self, values: Tensor, direction: Tensor, length: Tensor) -> None:
-        step = direction.mul_(length)
+    def write_step(self, step: Tensor) -> None:
         self._call("write_step", int(self.slot), step)
-        values.add_(step)
 
     def whole_rows(self) -> Tensor:
         """Returns the rows of all processes, (2 · slots, n), in the host's memory."""

@@ -145,8 +145,7 @@ class LBFGS(torch.optim.Optimizer):
             state["outcome"] = torch.zeros((), dtype=torch.int64, device=device)
             state.update(InverseHessian.without_pairs(history_size, device)._asdict())
             if self.group.size > 1:
-                divided = self._history = self._divided_history(state["slot"])
-                state["rows"], state["gradient"] = divided.rows, divided.gradient
+                self._divide_history(state)
             elif self._compact:
                 state["rows"] = torch.zeros((rows, count), dtype=self._dtype, device=self._device)
                 state["gradient"] = self.parameter.new_zeros(count)
@@ -160,10 +159,15 @@ class LBFGS(torch.optim.Optimizer):
                 self._history = kind(state["rows"], state["slot"])
         return self._history
 
-    def _divided_history(self, slot: Tensor) -> DividedHistory:
+    def _divide_history(self, state: dict[str, Any]) -> DividedHistory:
+        """Gives the state an empty history divided among the group, and returns it."""
         slots = self.param_groups[0]["history_size"] + 1
         on_host = self._device != self.parameter.device
-        return DividedHistory(self.group, self.parameter, slot, slots, self._dtype, on_host)
+        divided = DividedHistory(
+            self.group, self.parameter, state["slot"], slots, self._dtype, on_host
+        )
+        self._history, state["rows"], state["gradient"] = divided, divided.rows, divided.gradient
+        return divided
 
     @property
     def reason_not_moved(self) -> str:
@@ -189,12 +193,12 @@ class LBFGS(torch.optim.Optimizer):
         for saved in state_dict["state"].values():
             state = self.state[self.parameter]
             for name, value in saved.items():
+                if name == "rows" and self.group.size > 1:
+                    continue  # all of them may not fit on this device
                 device = self._device if name == "rows" else self.parameter.device
                 state[name] = value.to(device, copy=True)
             if self.group.size > 1:
-                divided = self._history = self._divided_history(state["slot"])
-                divided.load(saved["rows"], saved["gradient"])
-                state["rows"], state["gradient"] = divided.rows, divided.gradient
+                self._divide_history(state).load(saved["rows"], saved["gradient"])
 
     def _move_by_graph(self) -> None:
         """Takes a step by replaying a CUDA graph, or kernel by kernel if capture fails."""
