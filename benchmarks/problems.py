@@ -22,10 +22,9 @@ from pipeline.imaging.tensors import resize, to_tensor
 from pipeline.losses import make_terms
 from pipeline.losses.evaluator import fastest_evaluation
 from pipeline.losses.objective import Objective
-from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS
 from pipeline.networks.rescaling import rescale, rescaling_means
-from pipeline.networks.shared_features import SharedFeatures
+from pipeline.networks.shared_features import make_features
 from pipeline.networks.small_vgg import tapped
 from pipeline.networks.vgg import Features
 from pipeline.networks.weight_files import EMBEDDED, imagenet_weights, load_small, load_weights
@@ -88,11 +87,7 @@ class Problem:
         tile: int | None = None,
         group: ProcessGroup = ALONE,
     ) -> Objective:
-        weights = getattr(self, network)
-        if group.size > 1:
-            features: FrozenFeatures = SharedFeatures(weights, "avg", precision, tile, group)
-        else:
-            features = FrozenFeatures(weights, "avg", precision, self.device, tile)
+        features = make_features(getattr(self, network), "avg", precision, self.device, tile, group)
         images = dict(zip(("content", "style"), self.pictures(division), strict=True))
         return Objective(features, make_terms(TERMS | {"range_weight": range_weight}), images)
 

@@ -122,8 +122,11 @@ def peak(weights: str | None, network: str, precision: Any, edge: int, tile: int
 def devices(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures an evaluation and a step in tiles, by one process and by several.
 
-    On GPUs by one for each; on a CPU by two, each with half of the threads.
+    On GPUs by one for each, and nothing where there is one; on a CPU by two, each with half of the
+    threads.
     """
+    if torch.cuda.device_count() == 1:
+        return []
     rows, threads = [], torch.get_num_threads()
     problem = Problem(arguments.weights, DEVICES_EDGE, DEVICES_EDGE)
     count = max(2, torch.cuda.device_count())

@@ -1,10 +1,11 @@
-"""The network of the process that leads a group, and its copies in the others."""
+"""The frozen network when several processes compute one image: the first one's, and its copies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline.networks.frozen.extractor import FrozenFeatures, Tape
@@ -47,6 +48,20 @@ class SharedFeatures(FrozenFeatures):
         if tape.group.size > 1:
             self._copies.call("pull_back", gradients)
         return super().pull_back(tape, gradients)
+
+
+def make_features(
+    weights: Mapping[str, Tensor],
+    pooling: str,
+    precision: Precision,
+    device: torch.device | str,
+    tile: int | None,
+    group: ProcessGroup,
+) -> FrozenFeatures:
+    """Returns the network of one process, or with tiles that of the leader of a larger group."""
+    if tile is None or group.size == 1:
+        return FrozenFeatures(weights, pooling, precision, device, tile)
+    return SharedFeatures(weights, pooling, precision, tile, group)
 
 
 class _Copy:

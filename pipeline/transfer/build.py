@@ -23,9 +23,8 @@ from pipeline.imaging.tensors import resize, scaled_size, to_tensor, white_noise
 from pipeline.losses.objective import Objective
 from pipeline.losses.styles import Mask, StyleTerm
 from pipeline.losses.term import merged_needs
-from pipeline.networks.frozen.extractor import FrozenFeatures
 from pipeline.networks.layers import LAYERS, needed_layers
-from pipeline.networks.shared_features import SharedFeatures
+from pipeline.networks.shared_features import make_features
 from pipeline.networks.vgg import down_to
 from pipeline.networks.weight_files import load_backbone
 from pipeline.runtime.precision import Precision
@@ -183,8 +182,5 @@ def build_objective(
     weights = down_to(weights, needed_layers(merged_needs(terms)))
     images = {role: image.to(device) for role, image in inputs.images.items()}
     view = to_grey if settings.colour == "luminance" else None
-    if tile is None or group.size == 1:
-        features = FrozenFeatures(weights, pooling, precision, device, tile)
-    else:
-        features = SharedFeatures(weights, pooling, precision, tile, group)
+    features = make_features(weights, pooling, precision, device, tile, group)
     return Objective(features, terms, images, view)

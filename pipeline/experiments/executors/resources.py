@@ -37,7 +37,7 @@ def count_workers(plans: Collection[Plan]) -> int:
     Experiments on different devices, on several, or on one that cannot be shared run one after
     another.
     """
-    if len(plans) == 1:
+    if len(plans) == 1 or any(plan.settings.devices > 1 for plan in plans):
         return 1
     # torch is imported for this alone, and not where nothing is computed.
     from pipeline.runtime.device import available, find_device, find_precision
@@ -52,8 +52,6 @@ def count_workers(plans: Collection[Plan]) -> int:
     )
     threads = max(plan.settings.threads or 1 for plan in plans)
     most, beside = count_cores() // threads, WORKER_MEMORY
-    if max(plan.settings.devices for plan in plans) > 1:
-        return 1
     if device.type == "cuda":
         most, beside = min(most, GPU_WORKERS), GPU_WORKER_MEMORY
     return max(1, min(most, available(device) // (needed + beside)))
@@ -80,7 +78,6 @@ def share_of_gpu(settings: Experiment, gpu: Gpu) -> float:
 
     if settings.devices > 1:
         return float(settings.devices)
-
     precision = gpu.precision if settings.precision == "auto" else settings.precision
     needed = _needed(settings, torch.device("cuda"), precision) + GPU_WORKER_MEMORY
     return round(min(1.0, max(1 / GPU_WORKERS, needed / gpu.memory)), 4)
