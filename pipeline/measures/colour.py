@@ -1,4 +1,4 @@
-"""Distance of the colours of two pictures, wherever in them the colours are."""
+"""Distance between the colours of two pictures, by histograms that ignore where a colour is."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The size at which pictures are measured, whatever the size of the experiment."""
+"""Resizes and crops pictures to the one size at which all are measured."""
 
 from torch import Tensor
 

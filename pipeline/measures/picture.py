@@ -1,4 +1,4 @@
-"""All measures of a picture, against its content image and its style images."""
+"""Takes all measures of a picture, against its content image and its style images."""
 
 from __future__ import annotations
 

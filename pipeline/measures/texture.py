@@ -1,4 +1,4 @@
-"""Distance of the textures of two pictures, by the statistics of their wavelet coefficients."""
+"""Distance between the textures of two pictures, by statistics of their wavelet coefficients."""
 
 from functools import cache
 from typing import Any

@@ -27,6 +27,7 @@ Pixels = npt.NDArray[np.float64]
 Records = Sequence[ExperimentRecord]
 
 PLOTTED = "Style distance against content distance; a line joins those that none surpasses in both"
+"""The description of the plot of ``plot_distances``."""
 LABELLED = 10
 """The most points of a plot that have a label each."""
 STYLE: Any = {

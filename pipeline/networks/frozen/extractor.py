@@ -1,4 +1,4 @@
-"""A network with fixed weights that collects statistics of its layers and pulls gradients back.
+"""A network with fixed weights: statistics of its layers, with a backward pass written by hand.
 
 Autograd would keep every activation until the backward pass. With fixed weights, a layer's gradient
 needs only the places where ReLU let a value through, and where a statistic needs them the values.
@@ -80,8 +80,7 @@ class FrozenFeatures(nn.Module):
     mean: Tensor
     std: Tensor
     watchers: dict[str, Callable[[float], None]]
-    """{who: is called after each piece of an image with the share of its evaluation that is done}.
-    """
+    """{name: called after each piece of an image, with the share of its evaluation that is done}"""
 
     def __init__(
         self,

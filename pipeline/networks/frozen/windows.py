@@ -1,4 +1,4 @@
-"""Windows of feature maps, and the pieces with halos that cover an image."""
+"""Rectangles of feature maps, and the overlapping pieces into which a large image is divided."""
 
 from __future__ import annotations
 
